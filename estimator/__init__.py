@@ -1,0 +1,118 @@
+"""The Estimator for JAX: write one model_fn, get training, evaluation, prediction and checkpoints.
+
+import estimator as est
+
+classifier = est.Estimator(model_fn, model_dir="runs/iris")
+classifier.train(input_fn, steps=1000)
+"""
+
+from estimator import layers, metrics, summary, variables
+from estimator.checkpoint import DamagedCheckpointError, list_variables, load_variable
+from estimator.estimator import Estimator
+from estimator.hooks import (
+    FinalOpsHook,
+    GlobalStepWaiterHook,
+    LoggingTensorHook,
+    NanTensorHook,
+    ProfilerHook,
+    StepCounterHook,
+    StopAtStepHook,
+    SummarySaverHook,
+)
+from estimator.host_features import (
+    HostRecipe,
+    Lookup,
+    OutputRecipe,
+    Trim,
+    host_feature,
+    host_output,
+)
+from estimator.inputs import numpy_input_fn, pandas_input_fn
+from estimator.messages import did_you_mean
+from estimator.mode_keys import ModeKeys
+from estimator.model_fn import EstimatorSpec, Scaffold
+from estimator.placement import DataParallel
+from estimator.recipes import Recipe, from_json, to_json
+from estimator.run_config import RunConfig
+from estimator.saver import CheckpointSaverHook
+from estimator.scaffold import scaffold_apply
+from estimator.session import (
+    CheckpointSaverListener,
+    NanLossDuringTrainingError,
+    Session,
+    SessionRunArgs,
+    SessionRunContext,
+    SessionRunHook,
+    SessionRunValues,
+)
+from estimator.sparse_tensor import SparseTensor
+from estimator.summary import tag
+from estimator.timers import SecondOrStepTimer
+from estimator.variables import (
+    assign,
+    assign_tree,
+    get_global_step,
+    get_variable,
+    next_rng_key,
+    variable_scope,
+    variable_tree,
+)
+from estimator.warm_start import WarmStartSettings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointSaverHook",
+    "CheckpointSaverListener",
+    "DamagedCheckpointError",
+    "DataParallel",
+    "Estimator",
+    "EstimatorSpec",
+    "FinalOpsHook",
+    "GlobalStepWaiterHook",
+    "HostRecipe",
+    "LoggingTensorHook",
+    "Lookup",
+    "ModeKeys",
+    "NanLossDuringTrainingError",
+    "NanTensorHook",
+    "OutputRecipe",
+    "ProfilerHook",
+    "Recipe",
+    "RunConfig",
+    "Scaffold",
+    "SecondOrStepTimer",
+    "Session",
+    "SessionRunArgs",
+    "SessionRunContext",
+    "SessionRunHook",
+    "SessionRunValues",
+    "SparseTensor",
+    "StepCounterHook",
+    "StopAtStepHook",
+    "SummarySaverHook",
+    "Trim",
+    "WarmStartSettings",
+    "assign",
+    "assign_tree",
+    "did_you_mean",
+    "from_json",
+    "get_global_step",
+    "get_variable",
+    "host_feature",
+    "host_output",
+    "layers",
+    "list_variables",
+    "load_variable",
+    "metrics",
+    "next_rng_key",
+    "numpy_input_fn",
+    "pandas_input_fn",
+    "scaffold_apply",
+    "summary",
+    "tag",
+    "to_json",
+    "variable_scope",
+    "variable_tree",
+    "variables",
+]

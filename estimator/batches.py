@@ -1,0 +1,316 @@
+"""Batches: what input_fn gave, taken apart into leaves and put together again for a model_fn.
+
+    batch = Batch({"age": ages, "city": ["Rome", "Oslo"]}, labels)
+    batch.layout        # its kind: keys, array or host value, dtype and rank, but no sizes
+    batch.arrays        # its numeric leaves, by position
+
+Dicts and tuples are structure; everything else is a leaf. A leaf is an array if numpy can make
+numbers of it; strings, ragged lists and sparse values stay on the host.
+"""
+
+import copy
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from estimator.host_features import HostRecipe, compute
+from estimator.sparse_tensor import SparseTensor
+
+
+class ArrayLeaf(NamedTuple):
+    """A leaf that can go to the device."""
+
+    dtype: np.dtype
+    ndim: int
+
+
+class HostLeaf(NamedTuple):
+    """A leaf that stays on the host, and what it holds."""
+
+    holds: str
+
+
+class Node(NamedTuple):
+    """A dict (by its sorted keys), a tuple (by its type), or None."""
+
+    kind: Any
+    keys: tuple[Any, ...]
+    children: tuple[Any, ...]
+
+
+class Batch:
+    """One raw batch: features and labels, and their leaves.
+
+    Args:
+        features: a dict of leaves, a leaf, or a tree of dicts and tuples of leaves.
+        labels: likewise, or None.
+        like: a batch that this one probably resembles: then it is taken apart faster.
+
+    Raises:
+        ValueError: if the labels have another length than the features.
+    """
+
+    __slots__ = ("_features_end", "_made", "features", "kinds", "labels", "layout", "leaves")
+    leaves: list[Any]
+    kinds: list[ArrayLeaf | HostLeaf]
+    layout: tuple[Any, Any]
+    _features_end: int
+
+    def __init__(self, features: Any, labels: Any = None, like: "Batch | None" = None) -> None:
+        self.features = features
+        self.labels = labels
+        self._made: dict[str, np.ndarray] = {}
+        leaves = None if like is None else _leaves_like(features, labels, like)
+        if leaves is not None and like is not None:
+            self.leaves = leaves
+            self.kinds, self.layout = like.kinds, like.layout
+            self._features_end = like._features_end
+        else:
+            self.leaves, self.kinds = [], []
+            inside = _take_apart(features, self.leaves, self.kinds)
+            self._features_end = len(self.leaves)
+            outside = _NONE if labels is None else _take_apart(labels, self.leaves, self.kinds)
+            self.layout = (inside, outside)
+        if labels is not None:
+            self._check_lengths()
+
+    @property
+    def paths(self) -> list[str]:
+        """How a model_fn reads each leaf, such as `features["age"]`."""
+        return _paths(self.layout[0], "features") + _paths(self.layout[1], "labels")
+
+    @property
+    def arrays(self) -> dict[int, Any]:
+        """The leaves that can go to the device, by position."""
+        pairs = zip(self.leaves, self.kinds, strict=True)
+        return {i: leaf for i, (leaf, kind) in enumerate(pairs) if isinstance(kind, ArrayLeaf)}
+
+    @property
+    def lengths(self) -> set[int]:
+        """The first dimensions of the features; usually one, the batch size."""
+        return {len(leaf) for leaf in self.leaves[: self._features_end] if _has_rows(leaf)}
+
+    def host(self, recipe: HostRecipe) -> np.ndarray:
+        """Returns what a host recipe makes of this batch, computing it once.
+
+        Raises:
+            ValueError: if it makes another array than it declares.
+            OverflowError: if a 64-bit integer does not fit on the device.
+        """
+        made = self._made.get(recipe.name)
+        if made is None:
+            made = compute(recipe, self.features, self.labels)
+            made = to_device_dtype(made, f"host_feature({recipe.name})")
+            self._made[recipe.name] = made
+        return made
+
+    def copy(self) -> "Batch":
+        """Returns a batch that shares no memory with this one."""
+        return Batch(copy.deepcopy(self.features), copy.deepcopy(self.labels))
+
+    def describe(self) -> str:
+        """Returns names, dtypes and shapes for an error message."""
+        return ", ".join(
+            f"{path} {leaf.dtype}{list(leaf.shape)}" if isinstance(kind, ArrayLeaf) else path
+            for path, leaf, kind in zip(self.paths, self.leaves, self.kinds, strict=True)
+        )
+
+    def _check_lengths(self) -> None:
+        lengths = self.lengths
+        for i in range(self._features_end, len(self.leaves)):
+            leaf = self.leaves[i]
+            if lengths and _has_rows(leaf) and len(leaf) not in lengths:
+                raise ValueError(
+                    f"{self.paths[i]} has length {len(leaf)}, the features {sorted(lengths)}: "
+                    f"the batch has {self.describe()}. Features and labels of a batch go together "
+                    "row by row."
+                )
+
+
+class Unavailable:
+    """Stands in a model_fn for a value that is no traced array; any use of it raises.
+
+    >>> Unavailable("city holds strings", touched=lambda: None) + 1
+    Traceback (most recent call last):
+    TypeError: city holds strings
+
+    Args:
+        message: what the error says.
+        touched: called when the value is used.
+    """
+
+    __slots__ = ("_message", "_touched")
+
+    def __init__(self, message: str, touched: Callable[[], None]) -> None:
+        object.__setattr__(self, "_message", message)
+        object.__setattr__(self, "_touched", touched)
+
+    def __repr__(self) -> str:
+        return f"<not an array: {object.__getattribute__(self, '_message')}>"
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__jax_array__":
+            # JAX asks for it wherever an array is wanted, and replaces a TypeError with its own.
+            object.__getattribute__(self, "_touched")()
+            raise ValueError(object.__getattribute__(self, "_message"))
+        self._refuse()
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        object.__getattribute__(self, "_touched")()
+        raise TypeError(object.__getattribute__(self, "_message"))
+
+
+_OPERATIONS = (
+    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul "
+    "rmatmul and rand or ror xor rxor lt le gt ge eq ne neg pos abs invert len iter getitem bool "
+    "float int index complex contains array call round hash setitem lshift rlshift rshift rrshift "
+    "divmod rdivmod"
+)
+for _operation in _OPERATIONS.split():
+    setattr(Unavailable, f"__{_operation}__", Unavailable._refuse)
+
+
+def rebuild(layout: Any, leaves: Sequence[Any]) -> tuple[Any, Any]:
+    """Returns fresh features and labels of that layout, with other leaves.
+
+    >>> batch = Batch({"age": np.array([20, 30])}, np.array([0, 1]))
+    >>> rebuild(batch.layout, ["ages", "labels"])
+    ({'age': 'ages'}, 'labels')
+    """
+    remaining = iter(leaves)
+    features, labels = (_put_together(part, remaining) for part in layout)
+    return features, labels
+
+
+def to_device_dtype(leaf: Any, path: str) -> Any:
+    """Returns an array of 64-bit numbers with the dtype that JAX computes in; others as they are.
+
+    >>> to_device_dtype(np.array([1, 2]), 'features["id"]').dtype
+    dtype('int32')
+
+    Args:
+        leaf: an array of numbers.
+        path: how the model_fn reads it, for the error message.
+
+    Raises:
+        OverflowError: if an integer does not fit.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    if dtype == leaf.dtype:
+        return leaf
+    narrow = leaf.astype(dtype)
+    if leaf.dtype.kind in "iu" and not np.array_equal(narrow, leaf):
+        bounds = np.iinfo(dtype)
+        raise OverflowError(
+            f"{path} holds {leaf[narrow != leaf].flat[0]}, which does not lie between {bounds.min} "
+            f"and {bounds.max}: with jax_enable_x64 off, arrays on the device hold 32-bit "
+            "integers. Use a hashed column for ids, or float features for large numbers."
+        )
+    return narrow
+
+
+_NONE = Node(None, (), ())
+
+
+def _take_apart(tree: Any, leaves: list[Any], kinds: list[Any]) -> Any:
+    # This runs for every batch: the common types are asked for first.
+    if type(tree) is not np.ndarray and isinstance(tree, dict | Mapping):
+        keys = tuple(sorted(tree, key=str))
+        return Node(dict, keys, tuple([_take_apart(tree[k], leaves, kinds) for k in keys]))
+    elif isinstance(tree, tuple) and not isinstance(tree, SparseTensor):
+        return Node(type(tree), (), tuple([_take_apart(x, leaves, kinds) for x in tree]))
+    leaf = _as_array(tree)
+    leaves.append(leaf)
+    kinds.append(_kind(leaf))
+    return kinds[-1]
+
+
+def _leaves_like(features: Any, labels: Any, like: Batch) -> list[Any] | None:
+    """Returns the leaves if the batch is a flat one of arrays exactly like another, else None."""
+    inside, outside = like.layout
+    if not isinstance(outside, ArrayLeaf) and outside is not _NONE:
+        return None
+    keys = inside.keys if isinstance(inside, Node) else None
+    if keys is None:
+        leaves = [features]
+    elif any(isinstance(child, Node) for child in inside.children):
+        return None
+    elif type(features) is dict and len(features) == len(keys):
+        leaves = [features.get(key) for key in keys]
+    else:
+        return None
+    if labels is not None:
+        leaves.append(labels)
+    if len(leaves) != len(like.leaves) or (labels is None) != (outside is _NONE):
+        return None
+    for leaf, other in zip(leaves, like.leaves, strict=True):
+        if type(leaf) is not np.ndarray or type(other) is not np.ndarray:
+            return None
+        if leaf.dtype is not other.dtype or leaf.ndim != other.ndim:
+            return None
+    return leaves
+
+
+def _as_array(leaf: Any) -> Any:
+    """Returns numbers as an array; anything else as it was."""
+    if isinstance(leaf, np.ndarray | jax.Array | SparseTensor):
+        return leaf
+    try:
+        array = np.asarray(leaf)
+    except ValueError:
+        return leaf
+    return leaf if array.dtype == object else array
+
+
+def _kind(leaf: Any) -> ArrayLeaf | HostLeaf:
+    if isinstance(leaf, np.ndarray | jax.Array) and _is_number(leaf.dtype):
+        return ArrayLeaf(jax.dtypes.canonicalize_dtype(leaf.dtype), leaf.ndim)
+    return HostLeaf(_holds(leaf))
+
+
+@functools.cache
+def _is_number(dtype: Any) -> bool:
+    return dtype.kind in "biufc" or jnp.issubdtype(dtype, jnp.floating)
+
+
+def _has_rows(leaf: Any) -> bool:
+    if type(leaf) is np.ndarray:
+        return leaf.ndim > 0
+    return isinstance(leaf, list) or (isinstance(leaf, jax.Array) and leaf.ndim > 0)
+
+
+def _holds(leaf: Any) -> str:
+    if isinstance(leaf, SparseTensor):
+        return "a SparseTensor"
+    if isinstance(leaf, list):
+        return "a list of strings or lists"
+    if isinstance(leaf, np.ndarray):
+        return "strings" if leaf.dtype.kind in "US" else f"{leaf.dtype} values"
+    return f"a {type(leaf).__name__}"
+
+
+def _put_together(node: Any, leaves: Any) -> Any:
+    if not isinstance(node, Node):
+        return next(leaves)
+    children = [_put_together(child, leaves) for child in node.children]
+    if node.kind is None:
+        return None
+    if node.kind is dict:
+        return dict(zip(node.keys, children, strict=True))
+    return tuple(children) if node.kind is tuple else node.kind(*children)
+
+
+def _paths(node: Any, path: str) -> list[str]:
+    if not isinstance(node, Node):
+        return [path]
+    keys = node.keys or range(len(node.children))
+    named = zip(keys, node.children, strict=True)
+    return [p for key, child in named for p in _paths(child, f"{path}[{_quoted(key)}]")]
+
+
+def _quoted(key: Any) -> str:
+    return f'"{key}"' if isinstance(key, str) else repr(key)

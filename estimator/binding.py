@@ -1,0 +1,243 @@
+"""Bindings: what one discovery of a model_fn finds, for one mode and one kind of batch.
+
+    binding = discover(model_fn, ModeKeys.TRAIN, batch)
+    binding.recipes.variables       # what the model_fn asks for
+    inputs = binding.prepare(batch) # the arrays that the compiled step takes: only what is used
+    spec = binding.call(frame, inputs)      # inside a trace: the model_fn on these arrays
+
+Law: a feature that the model_fn does not use never reaches the device, so it never compiles
+anything anew.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from estimator.batches import ArrayLeaf, Batch, HostLeaf, Unavailable, rebuild, to_device_dtype
+from estimator.context import Frame, run
+from estimator.host_features import HostRecipe
+from estimator.mode_keys import ModeKeys
+from estimator.model_fn import EstimatorSpec, ModelFn
+from estimator.variables import Recipes, trace
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Binding:
+    """What a model_fn asks for and returns in one mode, for one kind of batch.
+
+    Attributes:
+        model_fn: the user's function.
+        mode: one of `ModeKeys`.
+        layout: the kind of batch.
+        paths: how the model_fn reads each leaf of a batch.
+        used: positions of the leaves that the compiled step takes.
+        host: the host recipes that it takes, in their order.
+        recipes: what else the model_fn asks for.
+        spec: what it returns, with `jax.ShapeDtypeStruct`s in place of arrays.
+    """
+
+    model_fn: ModelFn
+    mode: str
+    layout: Any
+    kinds: tuple[ArrayLeaf | HostLeaf, ...]
+    paths: tuple[str, ...]
+    used: tuple[int, ...]
+    host: tuple[HostRecipe, ...]
+    recipes: Recipes
+    spec: EstimatorSpec
+
+    @property
+    def trainable(self) -> list[str]:
+        """The names of the variables that the optimizer updates."""
+        return [name for name, r in self.recipes.variables.items() if r.trainable]
+
+    def prepare(self, batch: Batch, copy: bool = True) -> list[Any]:
+        """Returns the arrays that the compiled step takes of a batch.
+
+        A step reads numpy memory after it was dispatched: with `copy`, a source may refill its
+        arrays.
+
+        Raises:
+            OverflowError: if a 64-bit integer does not fit on the device.
+        """
+        inputs = []
+        for i in self.used:
+            leaf = batch.leaves[i]
+            made = to_device_dtype(leaf, self.paths[i])
+            inputs.append(np.array(leaf) if copy and made is leaf else made)
+        for recipe in self.host:
+            made = batch.host(recipe)
+            inputs.append(np.array(made) if copy else made)
+        return inputs
+
+    def call(self, frame: Frame, inputs: Sequence[Any]) -> EstimatorSpec:
+        """Runs the model_fn on prepared arrays, inside a trace.
+
+        Raises:
+            ValueError: if it tags or summarises something that the discovery did not see.
+        """
+        frame.host = self.host_arrays(inputs)
+        spec = run(frame, lambda: self.model_fn(*self.tree(inputs), self.mode))
+        self._check_same(frame, spec)
+        return spec
+
+    def tree(self, inputs: Sequence[Any]) -> tuple[Any, Any]:
+        """Returns features and labels as the model_fn sees them, made of prepared arrays."""
+        leaves: list[Any] = [self._stand_in(i) for i in range(len(self.paths))]
+        for i, array in zip(self.used, inputs, strict=False):
+            leaves[i] = jnp.asarray(array)
+        return rebuild(self.layout, leaves)
+
+    def host_arrays(self, inputs: Sequence[Any]) -> dict[str, jax.Array]:
+        """Returns what the host recipes made, by name, out of prepared arrays."""
+        arrays = inputs[len(self.used) :]
+        return {r.name: jnp.asarray(x) for r, x in zip(self.host, arrays, strict=True)}
+
+    def _stand_in(self, index: int) -> Unavailable:
+        return Unavailable(_why_unavailable(self.paths[index], self.kinds[index]), lambda: None)
+
+    def _check_same(self, frame: Frame, spec: EstimatorSpec) -> None:
+        for what, now, before in (
+            ("tags", set(frame.tags), set(self.recipes.tags)),
+            (
+                "reports the metrics",
+                set(spec.eval_metric_ops or ()),
+                set(self.spec.eval_metric_ops or ()),
+            ),
+        ):
+            if now != before:
+                raise ValueError(
+                    f"model_fn {what} {sorted(now)} with this batch, but {sorted(before)} when it "
+                    "was first traced. It must do the same for batches of every size."
+                )
+
+
+def discover(model_fn: ModelFn, mode: str, batch: Batch) -> Binding:
+    """Traces a model_fn to find out what it asks for; nothing is computed.
+
+    Args:
+        model_fn: the user's function.
+        mode: one of `ModeKeys`.
+        batch: the first batch of its kind.
+
+    Raises:
+        ValueError, TypeError: whatever is wrong with the model_fn, before anything compiles.
+    """
+    given = sorted(batch.arrays)
+    recipes, spec = _trace(model_fn, mode, batch, given, set())
+    used = [given[n] for n in sorted(recipes.used)]
+    while len(used) < len(given):
+        # What seems unused may still lend its shape: hide it, and see whether that is missed.
+        touched: set[int] = set()
+        try:
+            recipes, spec = _trace(model_fn, mode, batch, used, touched)
+        except Exception:
+            if not touched & set(given) - set(used):
+                raise
+        missed = touched & set(given) - set(used)
+        if not missed:
+            break
+        used = sorted({*used, *missed})
+    _check(mode, recipes, spec)
+    return Binding(
+        model_fn=model_fn,
+        mode=mode,
+        layout=batch.layout,
+        kinds=tuple(batch.kinds),
+        paths=tuple(batch.paths),
+        used=tuple(used),
+        host=tuple(recipes.host.values()),
+        recipes=recipes,
+        spec=spec,
+    )
+
+
+def _trace(
+    model_fn: ModelFn, mode: str, batch: Batch, given: list[int], touched: set[int]
+) -> tuple[Recipes, EstimatorSpec]:
+    """Runs the model_fn on those leaves alone, noting in `touched` which others it uses."""
+
+    def fn(arrays: list[jax.Array]) -> EstimatorSpec:
+        leaves: list[Any] = [
+            Unavailable(_why_unavailable(path, kind), functools.partial(touched.add, i))
+            for i, (path, kind) in enumerate(zip(batch.paths, batch.kinds, strict=True))
+        ]
+        for i, array in zip(given, arrays, strict=True):
+            leaves[i] = array
+        return model_fn(*rebuild(batch.layout, leaves), mode)
+
+    shapes = [_shape(batch.leaves[i], batch.kinds[i]) for i in given]
+    return trace(fn, shapes, frame=Frame(host=batch.host))
+
+
+def _shape(leaf: Any, kind: ArrayLeaf | HostLeaf) -> jax.ShapeDtypeStruct:
+    assert isinstance(kind, ArrayLeaf)
+    return jax.ShapeDtypeStruct(leaf.shape, kind.dtype)
+
+
+def _why_unavailable(path: str, kind: ArrayLeaf | HostLeaf) -> str:
+    if isinstance(kind, ArrayLeaf):
+        return (
+            f"{path} was not used when the model_fn was first traced with this kind of batch, so "
+            "it is not on the device now. A model_fn must use the same features for every batch."
+        )
+    return (
+        f"{path} holds {kind.holds}, which stay on the host: JAX computes with numbers. Give it to "
+        "a feature column (categorical_column_with_vocabulary_list or _with_hash_bucket inside "
+        "indicator_column or embedding_column), or to estimator.host_feature."
+    )
+
+
+def _check(mode: str, recipes: Recipes, spec: EstimatorSpec) -> None:
+    clash = {*recipes.tags, "loss", "global_step"} & recipes.variables.keys()
+    if clash:
+        raise ValueError(
+            f"model_fn uses {sorted(clash)} for a variable and for an output of the step. Hooks "
+            "fetch both by name: rename one."
+        )
+    if mode != ModeKeys.TRAIN:
+        return
+    trainable = {
+        name: jax.ShapeDtypeStruct(r.shape, r.dtype)
+        for name, r in recipes.variables.items()
+        if r.trainable
+    }
+    if trainable and spec.train_op is None:
+        raise ValueError(
+            f"Missing train_op: the model has trainable variables, {sorted(trainable)}. Return "
+            "EstimatorSpec(mode, loss=loss, train_op=optax.adam(1e-3)), for example."
+        )
+    if spec.train_op is not None:
+        _check_train_op(spec.train_op, trainable)
+
+
+def _check_train_op(train_op: Any, trainable: dict[str, jax.ShapeDtypeStruct]) -> None:
+    """Refuses an optimizer that holds a traced array: tracing it would not notice."""
+
+    def update(variables: dict[str, jax.Array]) -> Any:
+        return apply_train_op(train_op, variables, train_op.init(variables), variables, 0.0)
+
+    if any(
+        isinstance(const, jax.core.Tracer) for const in jax.make_jaxpr(update)(trainable).consts
+    ):
+        raise ValueError(
+            "EstimatorSpec: train_op holds a value that model_fn computed from the batch, a "
+            "learning rate for example. Give the optimizer a number or an optax schedule, which "
+            "is a function of the step."
+        )
+
+
+def apply_train_op(
+    train_op: Any, gradients: Any, opt_state: Any, variables: Any, loss: Any
+) -> tuple[Any, Any]:
+    """Returns the updates and the new state; `value=loss` goes to optimizers that take it."""
+    parameters = inspect.signature(train_op.update).parameters
+    takes_value = "value" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    extra = {"value": loss} if takes_value else {}
+    return train_op.update(gradients, opt_state, variables, **extra)

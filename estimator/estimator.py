@@ -1,0 +1,445 @@
+"""The Estimator: a model_fn with a directory; wiring only.
+
+    estimator = Estimator(model_fn, model_dir="runs/iris", params={"n_classes": 3})
+    estimator.train(train_input_fn, steps=1000)
+    estimator.evaluate(eval_input_fn)                   # {"accuracy": 0.97, "loss": 0.1, ...}
+    for answer in estimator.predict(predict_input_fn):
+        ...
+
+Compiled steps and variables are kept between calls: a second call starts at once.
+"""
+
+import contextlib
+import copy
+import logging
+import numbers
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from estimator import checkpoint
+from estimator.evaluate_loop import HookedRun, ReadSession, evaluate
+from estimator.events import EventWriters
+from estimator.feed import Feed
+from estimator.live import LiveVariables
+from estimator.mode_keys import ModeKeys
+from estimator.model import Model
+from estimator.model_fn import ModelFn
+from estimator.placement import Placement, placement_for
+from estimator.predict_loop import check_keys, check_rows, predict
+from estimator.run_config import RunConfig
+from estimator.session import CheckpointSaverListener, SessionRunHook, check_hooks
+from estimator.sources import call_input_fn, open_source
+from estimator.train_call import TrainCall
+from estimator.train_loop import TrainSession
+from estimator.warm_start import WarmStart, check_warm_start
+
+_LOG = logging.getLogger(__name__)
+
+
+class Estimator:
+    """Trains, evaluates and asks a model that a model_fn describes.
+
+    Args:
+        model_fn: `model_fn(features, labels, mode, params, config) -> EstimatorSpec`; it takes
+            `features` and whichever of the others it needs.
+        model_dir: where checkpoints and summaries go; by default that of the config, else a
+            temporary directory.
+        config: the settings of the run.
+        params: handed to the model_fn, a copy each time.
+        warm_start_from: first values: a path, a dict of arrays by name, or `WarmStartSettings`.
+
+    Raises:
+        ValueError, TypeError: if an argument is not what it should be.
+    """
+
+    def __init__(
+        self,
+        model_fn: Callable[..., Any],
+        model_dir: str | os.PathLike[str] | None = None,
+        config: RunConfig | None = None,
+        params: Mapping[str, Any] | None = None,
+        warm_start_from: WarmStart = None,
+    ) -> None:
+        self._config = _config_for(config, model_dir)
+        self._params = params
+        self._model = Model(ModelFn(model_fn, params, self._config))
+        warm_start = check_warm_start(warm_start_from)
+        self._variables = LiveVariables(self.model_dir, self._config, warm_start)
+        self._writers = EventWriters()
+        self._training: TrainSession | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        fixed = {n for n in vars(Estimator) if not n.startswith("__")}
+        overridden = sorted(fixed & vars(cls).keys())
+        if overridden:
+            raise ValueError(
+                f"Subclasses of Estimator cannot override members of Estimator: {cls.__name__} "
+                f"overrides {overridden}. Put what is special into the model_fn, and add methods "
+                "with other names."
+            )
+
+    @property
+    def model_dir(self) -> str:
+        """The directory of checkpoints and summaries."""
+        assert self._config.model_dir is not None
+        return self._config.model_dir
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the run."""
+        return self._config
+
+    @property
+    def params(self) -> Any:
+        """A copy of the params."""
+        return copy.deepcopy(self._params)
+
+    @property
+    def model_fn(self) -> Callable[..., Any]:
+        """The model_fn with its params: a function of `features, labels, mode, config`."""
+        return self._model.model_fn
+
+    def train(
+        self,
+        input_fn: Callable[..., Any],
+        hooks: Sequence[SessionRunHook] | None = None,
+        steps: int | None = None,
+        max_steps: int | None = None,
+        saving_listeners: Sequence[CheckpointSaverListener] | None = None,
+    ) -> "Estimator":
+        """Trains the model, going on where the newest checkpoint is.
+
+        Ctrl-C and SIGTERM save a checkpoint and end the call; a second Ctrl-C raises.
+
+        Args:
+            input_fn: returns batches `(features, labels)`: an iterable, or plain arrays, which are
+                one batch, repeated. It takes whichever of `mode, params, config` it names.
+            hooks: called around each step.
+            steps: how many steps to make in this call; None: until the input ends.
+            max_steps: the global step to stop at, in place of `steps`.
+            saving_listeners: called around each save.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            ValueError, TypeError: if an argument is not what it should be, the input is empty, or
+                the checkpoint does not fit the model_fn.
+            NanLossDuringTrainingError: if the loss or a variable is no longer a number.
+        """
+        given_hooks = check_hooks(hooks, SessionRunHook, "train: hooks")
+        listeners = check_hooks(
+            saving_listeners, CheckpointSaverListener, "train: saving_listeners"
+        )
+        _check_count("train", "steps", steps)
+        _check_count("train", "max_steps", max_steps)
+        if steps is not None and max_steps is not None:
+            raise ValueError(
+                f"train: can not provide both steps and max_steps, got {steps} and {max_steps}."
+            )
+        if max_steps is not None and self._step_on_disk() >= max_steps:
+            _LOG.info("Skipping training: max_steps=%d was reached already.", max_steps)
+            return self
+        placement = placement_for(self._config.train_distribute)
+        call = TrainCall(
+            model=self._model,
+            variables=self._variables,
+            config=self._config,
+            model_dir=self.model_dir,
+            writers=self._writers,
+            placement=placement,
+            hooks=given_hooks,
+            listeners=listeners,
+            steps=steps,
+            max_steps=max_steps,
+        )
+        limited = steps is not None or max_steps is not None
+        with self._feed(input_fn, ModeKeys.TRAIN, placement, repeat=limited) as feed:
+            session, all_hooks = call.start(feed)
+            self._training = session
+            try:
+                call.run(session, feed, all_hooks)
+            finally:
+                self._training = None
+        return self
+
+    def evaluate(
+        self,
+        input_fn: Callable[..., Any],
+        steps: int | None = None,
+        hooks: Sequence[SessionRunHook] | None = None,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        name: str | None = None,
+    ) -> dict[str, Any]:
+        """Evaluates the model over a whole input.
+
+        Args:
+            input_fn: returns batches, as for `train`; plain arrays are one batch, seen once.
+            steps: how many batches at the most; None: all.
+            hooks: called around each batch.
+            checkpoint_path: the checkpoint to evaluate; None: the newest. Where there is none, the
+                variables have their first values.
+            name: tells several evaluations apart: summaries go to `eval_<name>`.
+
+        Returns:
+            The metrics by name, `loss` (the mean over batches) and `global_step`.
+
+        Raises:
+            ValueError, TypeError: if an argument is not what it should be, or the input is empty.
+        """
+        given_hooks = check_hooks(hooks, SessionRunHook, "evaluate: hooks")
+        _check_count("evaluate", "steps", steps)
+        path = _checked_checkpoint("evaluate", checkpoint_path)
+        self._wait_for_saves()
+        placement = placement_for(self._config.eval_distribute)
+        with self._feed(input_fn, ModeKeys.EVAL, placement) as feed:
+            first = feed.peek()
+            if first is None or first.binding is None:
+                raise ValueError(
+                    "evaluate: the input is empty. input_fn must give at least one batch."
+                )
+            live = self._variables.for_reading(first.binding, placement, path)
+            self._work_ahead(feed, first.binding, placement)
+            session = ReadSession(live, first.binding, ["loss"], self._writers, self.eval_dir(name))
+            results = evaluate(
+                feed=feed,
+                live=live,
+                values=placement.put_state(live.values),
+                compiled=self._model.eval_step,
+                run=HookedRun(session, [*given_hooks, *first.binding.spec.evaluation_hooks]),
+                steps=steps,
+            )
+        self._write_results(results, live.checkpoint, name)
+        return results
+
+    def predict(
+        self,
+        input_fn: Callable[..., Any],
+        predict_keys: Sequence[str] | str | None = None,
+        hooks: Sequence[SessionRunHook] | None = None,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        yield_single_examples: bool = True,
+    ) -> Iterator[Any]:
+        """Yields the model's predictions.
+
+        The input is opened, and the variables are fixed, at the first `next`. (With `predict_keys`
+        the input is opened at once, to check them.) Several calls may be read in turn.
+
+        Args:
+            input_fn: returns batches of features; labels are dropped. Plain arrays are one batch.
+            predict_keys: the names of the predictions to yield; None: all.
+            hooks: called around each batch.
+            checkpoint_path: the checkpoint to ask; None: the newest.
+            yield_single_examples: whether to yield example by example, or whole batches.
+
+        Returns:
+            A generator of dicts of arrays by name, or of arrays where the model predicts one.
+
+        Raises:
+            ValueError, TypeError: if an argument is not what it should be.
+        """
+        given_hooks = check_hooks(hooks, SessionRunHook, "predict: hooks")
+        path = _checked_checkpoint("predict", checkpoint_path)
+        if not callable(input_fn):
+            raise TypeError(f"predict: input_fn must be a function, got {input_fn!r}.")
+        keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
+        keys = None if keys is None else tuple(keys)
+        placement = placement_for(self._config.eval_distribute)
+        opened = None if keys is None else self._opened(input_fn, placement, keys)
+
+        def answers() -> Iterator[Any]:
+            feed = self._opened(input_fn, placement, keys) if opened is None else opened
+            with contextlib.closing(feed):
+                yield from self._answers(
+                    feed, placement, keys, given_hooks, path, yield_single_examples
+                )
+
+        return answers()
+
+    def get_variable_names(self) -> list[str]:
+        """Returns the names of all variables in the newest checkpoint, and `global_step`.
+
+        Raises:
+            ValueError: if there is no checkpoint.
+        """
+        return [name for name, _ in checkpoint.list_variables(self._trained())]
+
+    def get_variable_value(self, name: str) -> np.ndarray:
+        """Returns the value of one variable in the newest checkpoint.
+
+        Raises:
+            ValueError: if there is no checkpoint.
+            KeyError: if it has no such variable.
+        """
+        return np.asarray(checkpoint.load_variable(self._trained(), name))
+
+    def latest_checkpoint(self) -> str | None:
+        """Returns the path of the newest checkpoint, waiting for a save that is under way."""
+        self._wait_for_saves()
+        return checkpoint.latest_checkpoint(self.model_dir)
+
+    def all_checkpoints(self) -> list[str]:
+        """Returns the paths of all checkpoints, oldest first; each ends in its step."""
+        self._wait_for_saves()
+        return checkpoint.all_checkpoints(self.model_dir)
+
+    def eval_dir(self, name: str | None = None) -> str:
+        """Returns the directory where the summaries of an evaluation go."""
+        return os.path.join(self.model_dir, f"eval_{name}" if name else "eval")
+
+    @contextlib.contextmanager
+    def _feed(
+        self, input_fn: Callable[..., Any], mode: str, placement: Placement, repeat: bool = False
+    ) -> Iterator[Feed]:
+        feed = self._open(input_fn, mode, placement, repeat)
+        try:
+            yield feed
+        finally:
+            feed.close()
+
+    def _open(
+        self, input_fn: Callable[..., Any], mode: str, placement: Placement, repeat: bool
+    ) -> Feed:
+        returned = call_input_fn(input_fn, mode=mode, params=self.params, config=self._config)
+        # A block is stacked on the host first, and placed whole.
+        blocks = mode == ModeKeys.TRAIN and self._config.steps_per_execution > 1
+        return Feed(
+            open_source(returned, repeat=repeat),
+            self._model.bindings(mode),
+            with_labels=mode != ModeKeys.PREDICT,
+            place=placement.put_batch if placement.moves_batches and not blocks else None,
+        )
+
+    def _opened(
+        self, input_fn: Callable[..., Any], placement: Placement, keys: tuple[str, ...] | None
+    ) -> Feed:
+        """Opens the input of predict and checks the keys on its first batch."""
+        feed = self._open(input_fn, ModeKeys.PREDICT, placement, repeat=False)
+        try:
+            first = feed.peek()
+            if first is not None and first.binding is not None:
+                check_keys(first.binding, keys)
+        except BaseException:
+            feed.close()
+            raise
+        return feed
+
+    def _answers(
+        self,
+        feed: Feed,
+        placement: Placement,
+        keys: tuple[str, ...] | None,
+        hooks: Sequence[SessionRunHook],
+        path: str | None,
+        single: bool,
+    ) -> Iterator[Any]:
+        first = feed.peek()
+        if first is None or first.binding is None:
+            return
+        if single:
+            check_rows(first, keys)
+        self._wait_for_saves()
+        live = self._variables.for_reading(first.binding, placement, path)
+        predictions = first.binding.spec.predictions
+        names = sorted(
+            keys or (predictions if isinstance(predictions, Mapping) else ["predictions"])
+        )
+        session = ReadSession(live, first.binding, names, self._writers, self.model_dir)
+        self._work_ahead(feed, first.binding, placement)
+        live.readers += 1
+        try:
+            yield from predict(
+                feed=feed,
+                live=live,
+                values=placement.put_state(live.values),
+                compiled=lambda binding: self._model.predict_step(binding, keys),
+                run=HookedRun(session, [*hooks, *first.binding.spec.prediction_hooks]),
+                single=single,
+            )
+        finally:
+            live.readers -= 1
+
+    def _work_ahead(self, feed: Feed, binding: Any, placement: Placement) -> None:
+        depth = self._config.prefetch
+        if depth is None:
+            depth = 2 if binding.host or placement.moves_batches else 0
+        feed.work_ahead(depth)
+
+    def _wait_for_saves(self) -> None:
+        if self._training is not None:
+            self._training.wait_for_saves()
+
+    def _step_on_disk(self) -> int:
+        path = self.latest_checkpoint()
+        return 0 if path is None else int(os.path.basename(path))
+
+    def _trained(self) -> str:
+        path = self.latest_checkpoint()
+        if path is None:
+            raise ValueError(
+                f"Could not find a trained model in model_dir: {self.model_dir}. Call train first."
+            )
+        return path
+
+    def _write_results(
+        self, results: Mapping[str, Any], path: str | None, name: str | None
+    ) -> None:
+        step = int(results["global_step"])
+        shown = ", ".join(f"{key} = {value}" for key, value in sorted(results.items()))
+        _LOG.info("Saving dict for global step %d: %s", step, shown)
+        writer = self._writers.get(self.eval_dir(name))
+        scalars = {
+            key: float(value)
+            for key, value in results.items()
+            if key != "global_step" and isinstance(value, numbers.Real)
+        }
+        writer.add_scalars(step, scalars)
+        if path is not None:
+            writer.add_text(step, "checkpoint_path", path)
+        writer.flush()
+
+
+def _config_for(config: RunConfig | None, model_dir: Any) -> RunConfig:
+    """Returns the config with a model_dir, which may be given in one place only."""
+    if config is None:
+        config = RunConfig()
+    if not isinstance(config, RunConfig):
+        raise ValueError(f"config must be an instance of RunConfig, got {config!r}.")
+    if model_dir is not None:
+        given = RunConfig(model_dir=model_dir)
+        if config.model_dir is not None and config.model_dir != given.model_dir:
+            raise ValueError(
+                "`model_dir` are set both in constructor and `RunConfig`, but with different "
+                f"values: {given.model_dir!r} and {config.model_dir!r}. Give one of them."
+            )
+        config = config.replace(model_dir=given.model_dir)
+    if config.model_dir is None:
+        config = config.replace(model_dir=tempfile.mkdtemp())
+        _LOG.warning("No model_dir was given: using the temporary directory %s.", config.model_dir)
+    return config
+
+
+def _check_count(call: str, name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{call}: {name} must be an int, got {value!r}.")
+    if value <= 0:
+        raise ValueError(f"{call}: must specify {name} > 0, given: {value}.")
+
+
+def _checked_checkpoint(call: str, path: Any) -> str | None:
+    if path is None:
+        return None
+    path = os.path.abspath(os.fspath(path))
+    if not checkpoint.is_checkpoint(path):
+        raise ValueError(
+            f"{call}: the passed checkpoint_path is not a valid checkpoint: {path}. Give one of "
+            "estimator.all_checkpoints()."
+        )
+    return path

@@ -1,0 +1,103 @@
+"""Event files: what TensorBoard reads.
+
+    writer = EventWriter("runs/iris")
+    writer.add_scalars(100, {"loss": 0.3})
+    writer.flush()
+
+Records are appended to one file a writer and a directory; between two flushes no file is open, so
+there is nothing to close.
+"""
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from typing import Any
+
+
+class EventWriter:
+    """Appends summaries to an event file.
+
+    Args:
+        directory: where the file is made, with the first flush.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._records: list[bytes] = []
+        self._path: str | None = None
+
+    def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Adds one number for each tag."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=t, simple_value=float(v)) for t, v in scalars.items()]
+        self._add(step, Summary(value=values))
+
+    def add_text(self, step: int, tag: str, text: str) -> None:
+        """Adds a text, shown on TensorBoard's text page."""
+        from tensorboardX.summary import text as text_summary
+
+        self._add(step, text_summary(tag, text))
+
+    def flush(self) -> None:
+        """Writes what was added.
+
+        Raises:
+            OSError: if the directory cannot be written.
+        """
+        if not self._records:
+            return
+        # A model_dir may be deleted between two calls: then the file begins anew.
+        new = self._path is None or not os.path.exists(self._path)
+        records = [_record(_event(file_version="brain.Event:2"))] if new else []
+        try:
+            if self._path is None or new:
+                os.makedirs(self.directory, exist_ok=True)
+                self._path = os.path.join(self.directory, _file_name())
+            with open(self._path, "ab") as file:
+                file.write(b"".join([*records, *self._records]))
+        except OSError as error:
+            raise OSError(
+                error.errno, f"cannot write summaries: {error.strerror}", self.directory
+            ) from error
+        self._records = []
+
+    def _add(self, step: int, summary: Any) -> None:
+        self._records.append(_record(_event(step=step, summary=summary)))
+
+
+class EventWriters:
+    """One writer a directory."""
+
+    def __init__(self) -> None:
+        self._writers: dict[str, EventWriter] = {}
+
+    def get(self, directory: str) -> EventWriter:
+        """Returns the writer of a directory, always the same one."""
+        return self._writers.setdefault(os.path.abspath(directory), EventWriter(directory))
+
+    def flush(self) -> None:
+        """Writes what was added to any of them."""
+        for writer in self._writers.values():
+            writer.flush()
+
+
+def _event(**fields: Any) -> bytes:
+    from tensorboardX.proto.event_pb2 import Event
+
+    return Event(wall_time=time.time(), **fields).SerializeToString()
+
+
+def _record(data: bytes) -> bytes:
+    """Frames an event as TensorFlow's record files do: length, its checksum, data, its checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    header = struct.pack("<Q", len(data))
+    checks = [struct.pack("<I", masked_crc32c(part)) for part in (header, data)]
+    return header + checks[0] + data + checks[1]
+
+
+def _file_name() -> str:
+    return f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"

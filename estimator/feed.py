@@ -1,0 +1,233 @@
+"""The feed: batches of one call, prepared for the compiled step, with their positions.
+
+    feed = Feed(source, bindings)
+    first = feed.peek()                 # prepared, and still to come
+    feed.work_ahead(depth=2)            # from here on a thread reads and prepares
+    while item := feed.take():
+        ...                             # item.inputs, item.binding
+    feed.close()
+
+Law: `position` is that of the last batch taken, whatever was peeked at or prepared ahead.
+"""
+
+import contextlib
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from estimator.batches import Batch
+from estimator.binding import Binding
+from estimator.prefetch import Prefetcher
+from estimator.sources import Source
+
+
+class Bindings(Protocol):
+    """Where a feed finds the binding of a batch."""
+
+    def find(self, batch: Batch) -> Binding | None:
+        """Returns the binding of this kind of batch if there is one; called in any thread."""
+
+    def discover(self, batch: Batch) -> Binding:
+        """Returns the binding, tracing the model_fn if need be; called in the caller's thread."""
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Item:
+    """One batch on its way: prepared, or still raw where its kind was not seen before.
+
+    Attributes:
+        batch: the raw batch.
+        position: the source's position after it.
+        binding: what its kind needs; None: not known yet.
+        inputs: the prepared arrays.
+        count: how many batches are stacked in it, along a new first axis; 1: it is none.
+    """
+
+    batch: Batch
+    position: Any
+    binding: Binding | None = None
+    inputs: list[Any] = dataclasses.field(default_factory=list)
+    count: int = 1
+
+
+class Feed:
+    """Reads batches from a source and prepares them.
+
+    Args:
+        source: raw batches.
+        bindings: what each kind of batch needs.
+        with_labels: whether labels are handed on; PREDICT drops them.
+        place: puts prepared arrays on the device ahead of the step; None: the step does.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        bindings: Bindings,
+        with_labels: bool = True,
+        place: Callable[[list[Any]], list[Any]] | None = None,
+    ) -> None:
+        self._source = source
+        self._bindings = bindings
+        self._with_labels = with_labels
+        self._place = place
+        self._pending: deque[Item] = deque()
+        self._error: Exception | None = None
+        self._ahead: Prefetcher[Item] | None = None
+        self._last: Item | None = None
+        self._like: Batch | None = None
+        self.position: Any = self._state()
+
+    @property
+    def fingerprint(self) -> Any:
+        """What tells this source from another one."""
+        return self._source.fingerprint
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the source can tell and take a position."""
+        return self._source.resumable
+
+    def go_to(self, position: Any) -> None:
+        """Continues at a position of before."""
+        self._source.set_state(position)
+        self._pending.clear()
+        self.position = position
+
+    def peek(self) -> Item | None:
+        """Returns the next batch, which stays the next; None at the end."""
+        self._fill(1)
+        return self._pending[0] if self._pending else None
+
+    def take(self, count: int = 1) -> Item | None:
+        """Returns the next batch, or the next `count` in one block; None at the end.
+
+        Batches that differ in kind or size, and the last ones of an input, come one by one.
+
+        Raises:
+            Exception: what the source raised, after the batches before it were taken.
+        """
+        item = self._read_block(count) if count > 1 else None
+        if item is None:
+            self._fill(count)
+            pending = self._pending
+            if not pending:
+                return None
+            if count > 1 and len(pending) >= count and _alike(list(pending)[:count]):
+                item = _stacked([pending.popleft() for _ in range(count)])
+            else:
+                item = pending.popleft()
+        self.position = item.position
+        self._last = item
+        return item
+
+    @contextlib.contextmanager
+    def rehearsal(self) -> Iterator[Iterator[Item]]:
+        """Gives an iterator over the next batches, which will all come again afterwards."""
+        self._fill(1)
+        kept = deque(self._pending)
+
+        def items() -> Iterator[Item]:
+            yield from tuple(kept)
+            while (item := self._next()) is not None:
+                if not self._source.resumable:
+                    kept.append(item)
+                yield item
+
+        yield items()
+        if self._source.resumable and kept:
+            self._source.set_state(kept[-1].position)
+        self._pending = kept
+
+    def work_ahead(self, depth: int) -> None:
+        """Reads and prepares in a thread, `depth` batches ahead."""
+        if depth > 0 and self._ahead is None:
+            self._ahead = Prefetcher(self._read_in_thread, depth)
+
+    def close(self) -> None:
+        """Ends the thread and the source."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self._source.close()
+
+    def _fill(self, count: int) -> None:
+        """Reads until `count` batches are pending, keeping an error for after them."""
+        while len(self._pending) < count:
+            if self._error is not None:
+                if self._pending:
+                    return
+                raise self._error
+            try:
+                item = self._next()
+            except Exception as error:
+                self._error = error
+                continue
+            if item is None:
+                return
+            self._pending.append(item)
+
+    def _read_block(self, count: int) -> Item | None:
+        """Reads a whole block at once where the source can and nothing is done on the host."""
+        last = self._last
+        if self._pending or self._ahead is not None or self._error is not None or last is None:
+            return None
+        if last.binding is None or last.binding.host:
+            return None
+        raw = self._source.next_block(count)
+        if raw is None:
+            return None
+        batch = Batch(raw[0], raw[1] if self._with_labels else None)
+        inputs = last.binding.prepare(batch, copy=not self._source.fresh)
+        return Item(batch, self._state(), last.binding, inputs, count)
+
+    def _state(self) -> Any:
+        return self._source.get_state() if self._source.resumable else None
+
+    def _next(self) -> Item | None:
+        item = self._read() if self._ahead is None else self._ahead.next()
+        if item is not None and item.binding is None:
+            item.binding = self._bindings.discover(item.batch)
+            self._prepare(item)
+        return item
+
+    def _read(self) -> Item | None:
+        raw = self._source.next()
+        if raw is None:
+            return None
+        features, labels = raw
+        batch = Batch(features, labels if self._with_labels else None, self._like)
+        self._like = batch
+        item = Item(batch, self._state(), self._bindings.find(batch))
+        if item.binding is not None:
+            self._prepare(item)
+        return item
+
+    def _read_in_thread(self) -> Item | None:
+        item = self._read()
+        if item is not None and item.binding is None and not self._source.fresh:
+            # The next read comes before this batch is prepared, and may refill its arrays.
+            item.batch = item.batch.copy()
+        return item
+
+    def _prepare(self, item: Item) -> None:
+        assert item.binding is not None
+        inputs = item.binding.prepare(item.batch, copy=not self._source.fresh)
+        item.inputs = inputs if self._place is None else self._place(inputs)
+
+
+def _stacked(items: list[Item]) -> Item:
+    last = items[-1]
+    inputs = [np.stack(arrays) for arrays in zip(*(i.inputs for i in items), strict=True)]
+    return Item(last.batch, last.position, last.binding, inputs, len(items))
+
+
+def _alike(items: list[Item]) -> bool:
+    first = items[0]
+    shapes = [x.shape for x in first.inputs]
+    return all(
+        item.binding is first.binding and [x.shape for x in item.inputs] == shapes
+        for item in items[1:]
+    )

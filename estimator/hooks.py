@@ -1,0 +1,372 @@
+"""Hooks: the standard ones, with TensorFlow's names and cadences.
+
+    estimator.train(input_fn, hooks=[LoggingTensorHook({"loss": "loss"}, every_n_iter=100)])
+
+Values are fetched by name: `loss`, `global_step`, a variable, or what the model_fn has tagged.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from estimator.events import EventWriter
+from estimator.session import (
+    NanLossDuringTrainingError,
+    Session,
+    SessionRunArgs,
+    SessionRunContext,
+    SessionRunHook,
+    SessionRunValues,
+    refuse_tracers,
+)
+from estimator.timers import SecondOrStepTimer
+
+_LOG = logging.getLogger(__name__)
+
+
+class StopAtStepHook(SessionRunHook):
+    """Asks the run to stop after a number of steps, or at a step.
+
+    Args:
+        num_steps: steps from the beginning of this run.
+        last_step: the global step to stop at.
+
+    Raises:
+        ValueError: unless exactly one is given.
+    """
+
+    def __init__(self, num_steps: int | None = None, last_step: int | None = None) -> None:
+        if (num_steps is None) == (last_step is None):
+            raise ValueError(
+                "StopAtStepHook: give exactly one of num_steps and last_step, got "
+                f"num_steps={num_steps} and last_step={last_step}."
+            )
+        self._num_steps = num_steps
+        self._last_step = last_step
+
+    def after_create_session(self, session: Session, coord: Any) -> None:
+        """Counts from the present step."""
+        if self._num_steps is not None:
+            self._last_step = session.global_step + self._num_steps
+
+    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
+        """Stops at the last step."""
+        if self._last_step is not None and run_context.session.global_step >= self._last_step:
+            run_context.request_stop()
+
+    def next_step(self, global_step: int) -> int | None:
+        """Returns the last step."""
+        return self._last_step
+
+
+class NanTensorHook(SessionRunHook):
+    """Stops the run when the loss is no longer a finite number.
+
+    The device notes the first bad step; the hook looks every so many steps, and before each
+    checkpoint the saver looks, too, so no bad checkpoint is written.
+
+    Args:
+        loss_tensor: the name to watch.
+        fail_on_nan_loss: whether to raise; else the run just stops.
+        every_n_iter: steps between two looks.
+    """
+
+    def __init__(
+        self, loss_tensor: str = "loss", fail_on_nan_loss: bool = True, every_n_iter: int = 100
+    ) -> None:
+        refuse_tracers(loss_tensor, "NanTensorHook")
+        self.fail_on_nan_loss = fail_on_nan_loss
+        self._name = loss_tensor
+        self._timer = SecondOrStepTimer(every_steps=every_n_iter)
+
+    def after_create_session(self, session: Session, coord: Any) -> None:
+        """Checks the name."""
+        session.check(self._name, "NanTensorHook")
+        self._timer.reset()
+
+    def before_run(self, run_context: SessionRunContext) -> SessionRunArgs:
+        """Asks for the loss."""
+        return SessionRunArgs(self._name)
+
+    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
+        """Looks at the loss."""
+        session = run_context.session
+        if self._timer.should_trigger_for_step(session.global_step):
+            self._timer.update_last_triggered_step(session.global_step)
+            if self._is_bad(session, run_values.results):
+                run_context.request_stop()
+
+    def end(self, session: Session) -> None:
+        """Looks once more, at the steps since the last look."""
+        if self._name == "loss" and session.bad_step() is not None:
+            self._is_bad(session, None)
+
+    def next_step(self, global_step: int) -> int | None:
+        """Returns the step of the next look."""
+        return self._timer.next_step(global_step)
+
+    def _is_bad(self, session: Session, value: Any) -> bool:
+        step = session.bad_step() if self._name == "loss" else None
+        if step is None and (value is None or not np.isnan(np.asarray(value)).any()):
+            return False
+        step = session.global_step if step is None else step
+        message = f"{self._name} was not a finite number at step {step}."
+        if self.fail_on_nan_loss:
+            raise NanLossDuringTrainingError(
+                f"{message} The last checkpoint is from before. Lower the learning rate, clip the "
+                "gradients, or look for a division by zero or log of zero in the loss."
+            )
+        _LOG.error("%s The run ends here.", message)
+        return True
+
+
+class LoggingTensorHook(SessionRunHook):
+    """Logs values every so many steps or seconds.
+
+    Args:
+        tensors: names to fetch: a dict from what to show to the name, or a list of names.
+        every_n_iter: steps between two lines; the first step is shown.
+        every_n_secs: seconds between two lines.
+        at_end: whether to log at the end of the run, too.
+        formatter: makes the line of a dict of values.
+
+    Raises:
+        ValueError: unless exactly one cadence is given (none is needed with `at_end`).
+        TypeError: if it is given traced arrays in place of names.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, str] | Sequence[str],
+        every_n_iter: int | None = None,
+        every_n_secs: float | None = None,
+        at_end: bool = False,
+        formatter: Callable[[dict[str, Any]], str] | None = None,
+    ) -> None:
+        refuse_tracers(tensors, "LoggingTensorHook")
+        if every_n_iter is not None and every_n_secs is not None:
+            raise ValueError("LoggingTensorHook: give only one of every_n_iter and every_n_secs.")
+        if every_n_iter is None and every_n_secs is None and not at_end:
+            raise ValueError("LoggingTensorHook: give every_n_iter, every_n_secs or at_end=True.")
+        if every_n_iter is not None and every_n_iter <= 0:
+            raise ValueError(f"LoggingTensorHook: every_n_iter must be > 0, got {every_n_iter}.")
+        self._tensors = dict(tensors) if isinstance(tensors, Mapping) else {n: n for n in tensors}
+        timed = every_n_iter is not None or every_n_secs is not None
+        self._timer = SecondOrStepTimer(every_n_secs, every_n_iter) if timed else None
+        self._at_end = at_end
+        self._formatter = formatter
+
+    def begin(self) -> None:
+        """Begins to count anew."""
+        if self._timer is not None:
+            self._timer.reset()
+
+    def after_create_session(self, session: Session, coord: Any) -> None:
+        """Checks the names."""
+        session.check(self._tensors, "LoggingTensorHook")
+
+    def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
+        """Asks for the values."""
+        return SessionRunArgs(self._tensors)
+
+    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
+        """Logs, if it is time."""
+        step = run_context.session.global_step
+        if self._timer is not None and self._timer.should_trigger_for_step(step):
+            self._log(run_values.results, self._timer.update_last_triggered_step(step)[0])
+
+    def end(self, session: Session) -> None:
+        """Logs the last values."""
+        if self._at_end:
+            self._log(session.run(self._tensors), None)
+
+    def next_step(self, global_step: int) -> int | None:
+        """Returns the step of the next line."""
+        return None if self._timer is None else self._timer.next_step(global_step)
+
+    def _log(self, values: Mapping[str, Any], seconds: float | None) -> None:
+        shown = {name: np.asarray(value) for name, value in values.items()}
+        if self._formatter is not None:
+            _LOG.info(self._formatter(shown))
+            return
+        line = ", ".join(f"{name} = {value}" for name, value in shown.items())
+        _LOG.info("%s%s", line, "" if seconds is None else f" ({seconds:.3f} sec)")
+
+
+class StepCounterHook(SessionRunHook):
+    """Logs and writes how many steps a second are made, as `global_step/sec`.
+
+    Args:
+        every_n_steps: steps between two measurements; the first step starts the clock.
+        every_n_secs: seconds between two measurements, in place of steps.
+        output_dir: where the event file is; by default that of the run.
+        summary_writer: an `EventWriter` in place of that.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 100,
+        every_n_secs: float | None = None,
+        output_dir: str | None = None,
+        summary_writer: EventWriter | None = None,
+    ) -> None:
+        every_n_steps = None if every_n_secs is not None else every_n_steps
+        self._timer = SecondOrStepTimer(every_n_secs, every_n_steps)
+        self._output_dir = output_dir
+        self._writer = summary_writer
+
+    def begin(self) -> None:
+        """Begins to count anew."""
+        self._timer.reset()
+
+    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
+        """Measures, if it is time."""
+        session = run_context.session
+        step = session.global_step
+        if not self._timer.should_trigger_for_step(step):
+            return
+        seconds, steps = self._timer.update_last_triggered_step(step)
+        if seconds and steps:
+            writer = self._writer or session.summary_writer(self._output_dir)
+            writer.add_scalars(step, {"global_step/sec": steps / seconds})
+            _LOG.info("global_step/sec: %g", steps / seconds)
+
+    def next_step(self, global_step: int) -> int | None:
+        """Returns the step of the next measurement."""
+        return self._timer.next_step(global_step)
+
+
+class SummarySaverHook(SessionRunHook):
+    """Writes the loss and the model_fn's summaries every so many steps or seconds.
+
+    Args:
+        save_steps: steps between two summaries; the first step is written.
+        save_secs: seconds between two summaries, in place of steps.
+        output_dir: where the event file is; by default that of the run.
+        summary_writer: an `EventWriter` in place of that.
+    """
+
+    def __init__(
+        self,
+        save_steps: int | None = None,
+        save_secs: float | None = None,
+        output_dir: str | None = None,
+        summary_writer: EventWriter | None = None,
+    ) -> None:
+        self._timer = SecondOrStepTimer(save_secs, save_steps)
+        self._output_dir = output_dir
+        self._writer = summary_writer
+        self._wanted = False
+
+    def begin(self) -> None:
+        """Begins to count anew."""
+        self._timer.reset()
+
+    def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
+        """Asks for the summaries, if it is time: only then the step computes them."""
+        self._wanted = self._timer.should_trigger_for_step(run_context.session.global_step + 1)
+        return SessionRunArgs("summaries") if self._wanted else None
+
+    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
+        """Writes them."""
+        if not self._wanted:
+            return
+        session = run_context.session
+        self._timer.update_last_triggered_step(session.global_step)
+        writer = self._writer or session.summary_writer(self._output_dir)
+        writer.add_scalars(session.global_step, jax.device_get(run_values.results))
+        writer.flush()
+
+    def next_step(self, global_step: int) -> int | None:
+        """Returns the step of the next summary."""
+        return self._timer.next_step(global_step)
+
+
+class FinalOpsHook(SessionRunHook):
+    """Fetches values at the end of a run.
+
+    Args:
+        final_ops: names to fetch.
+    """
+
+    def __init__(self, final_ops: Any, final_ops_feed_dict: None = None) -> None:
+        del final_ops_feed_dict
+        refuse_tracers(final_ops, "FinalOpsHook")
+        self._final_ops = final_ops
+        self.final_ops_values: Any = None
+
+    def after_create_session(self, session: Session, coord: Any) -> None:
+        """Checks the names."""
+        session.check(self._final_ops, "FinalOpsHook")
+
+    def end(self, session: Session) -> None:
+        """Fetches the values."""
+        self.final_ops_values = jax.device_get(session.run(self._final_ops))
+
+    def next_step(self, global_step: int) -> int | None:
+        """Returns None: no step matters but the end."""
+        return None
+
+
+class GlobalStepWaiterHook(SessionRunHook):
+    """Holds a run back until the global step is reached, by other workers.
+
+    Args:
+        wait_until_step: the global step to wait for.
+        poll_secs: seconds between two looks.
+    """
+
+    def __init__(self, wait_until_step: int, poll_secs: float = 0.5) -> None:
+        self._wait_until_step = wait_until_step
+        self._poll_secs = poll_secs
+        self._waited = wait_until_step <= 0
+
+    def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
+        """Waits."""
+        while not self._waited:
+            step = int(run_context.session.run("global_step"))
+            self._waited = step >= self._wait_until_step
+            if not self._waited:
+                _LOG.info("Waiting for step %d, now at %d.", self._wait_until_step, step)
+                time.sleep(self._poll_secs)
+        return None
+
+
+class ProfilerHook(SessionRunHook):
+    """Writes a trace of single steps for TensorBoard's profiler or Perfetto.
+
+    Args:
+        save_steps: steps between two traces; the first step is traced.
+        save_secs: seconds between two traces, in place of steps.
+        output_dir: where the traces go.
+    """
+
+    def __init__(
+        self, save_steps: int | None = None, save_secs: float | None = None, output_dir: str = ""
+    ) -> None:
+        self._timer = SecondOrStepTimer(save_secs, save_steps)
+        self._output_dir = output_dir
+        self._tracing = False
+
+    def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
+        """Starts a trace, if it is time."""
+        if self._timer.should_trigger_for_step(run_context.session.global_step + 1):
+            jax.profiler.start_trace(self._output_dir or ".")
+            self._tracing = True
+        return SessionRunArgs("loss")
+
+    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
+        """Waits for the traced step and writes it."""
+        if self._tracing:
+            jax.block_until_ready(run_values.results)
+            jax.profiler.stop_trace()
+            self._tracing = False
+            self._timer.update_last_triggered_step(run_context.session.global_step)
+
+    def next_step(self, global_step: int) -> int | None:
+        """Returns the step of the next trace."""
+        return self._timer.next_step(global_step)

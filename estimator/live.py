@@ -1,0 +1,207 @@
+"""Live variables: what a model's variables are now, and where they come from.
+
+    live = variables.for_reading(binding)       # live, or loaded, or fresh
+    live.values                                 # {"dense/kernel": Array}
+
+Law: live variables serve a call only while they are the content of the newest checkpoint. A
+damaged checkpoint is reported, and the one before it is used.
+"""
+
+import dataclasses
+import logging
+import re
+import secrets
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from estimator import checkpoint
+from estimator.binding import Binding
+from estimator.checkpoint import DamagedCheckpointError
+from estimator.mode_keys import ModeKeys
+from estimator.placement import Placement
+from estimator.run_config import RunConfig
+from estimator.train_state import TrainState
+from estimator.variables import initialize
+from estimator.warm_start import warm_started
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(eq=False)
+class Live:
+    """The variables of a model at one step.
+
+    Attributes:
+        values: the variables by name.
+        step: the global step.
+        seed: what its random keys come from.
+        trainable: the names of those that the optimizer updates.
+        checkpoint: the path they are the content of; None: no checkpoint.
+        id: tells that checkpoint from another one of the same path.
+        state: the train state they are part of, if they come from training in this process.
+        opt_state: the optimizer's arrays by path, if they were loaded for training.
+        readers: how many unfinished predict calls hold them.
+    """
+
+    values: dict[str, Any]
+    step: int
+    seed: int
+    trainable: frozenset[str]
+    checkpoint: str | None = None
+    id: str | None = None
+    state: TrainState | None = None
+    opt_state: dict[str, Any] | None = None
+    readers: int = 0
+
+
+class LiveVariables:
+    """Keeps a model's variables between calls, and knows when to load them anew.
+
+    Args:
+        model_dir: where the checkpoints are.
+        config: gives the seed.
+        warm_start: what `check_warm_start` gave.
+    """
+
+    def __init__(self, model_dir: str, config: RunConfig, warm_start: Any) -> None:
+        self._model_dir = model_dir
+        self._config = config
+        self._warm_start = warm_start
+        self._drawn_seed: int | None = None
+        self._live: Live | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed of a model that is not trained yet, drawn once if none is configured."""
+        if self._config.random_seed is not None:
+            return self._config.random_seed & 0xFFFFFFFF
+        if self._drawn_seed is None:
+            self._drawn_seed = secrets.randbits(32)
+        return self._drawn_seed
+
+    def keep(self, live: Live) -> None:
+        """Serves later calls with these."""
+        self._live = live
+
+    def drop(self) -> None:
+        """Forgets them: the next call loads."""
+        self._live = None
+
+    def newest(self, *, for_training: bool = False) -> Live | None:
+        """Returns the content of the newest checkpoint that is whole; None if there is none.
+
+        Args:
+            for_training: reads the optimizer's state, too, and renames damaged checkpoints, so
+                that their steps can be written again.
+        """
+        for path in reversed(checkpoint.all_checkpoints(self._model_dir)):
+            try:
+                live = self._load(path)
+                if for_training and live.state is None:
+                    live.opt_state = checkpoint.read_opt_state(path)
+                return live
+            except DamagedCheckpointError as error:
+                warnings.warn(
+                    f"Checkpoint {path} is damaged, the one before it is used: {error}",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+                if for_training:
+                    _LOG.warning("It is kept as %s.", checkpoint.set_aside(path))
+        return None
+
+    def for_reading(
+        self, binding: Binding, placement: Placement, checkpoint_path: str | None = None
+    ) -> Live:
+        """Returns the variables that evaluate or predict uses.
+
+        Args:
+            binding: what the model_fn asks for.
+            placement: where they go.
+            checkpoint_path: a checkpoint; None: the newest.
+
+        Raises:
+            ValueError: if there is no such checkpoint, if it lacks a variable, or if the model
+                must be trained first.
+        """
+        live = self._load(checkpoint_path) if checkpoint_path is not None else self.newest()
+        if live is None:
+            _LOG.info("No checkpoint in %s: variables have their first values.", self._model_dir)
+            return self._untrained(binding, placement)
+        _check_asked(binding, live)
+        if live.state is None:
+            live.values = placement.put_state(live.values)
+            if checkpoint_path is None:
+                self._live = live
+        return live
+
+    def fresh_values(self, binding: Binding, placement: Placement) -> dict[str, Any]:
+        """Returns first values, without those of a warm start."""
+        return initialize(binding.recipes, self.seed, placement.state_sharding)
+
+    def warm(self, binding: Binding, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the values with those of the warm start in their place."""
+        return warm_started(self._warm_start, binding.recipes.variables, values)
+
+    def _untrained(self, binding: Binding, placement: Placement) -> Live:
+        needing = [r.name for r in binding.recipes.variables.values() if r.needs_init]
+        if needing and self._warm_start is None:
+            raise ValueError(
+                f"The model in {self._model_dir} is not trained: {needing} have no values yet. "
+                "Call train first."
+            )
+        values = self.warm(binding, self.fresh_values(binding, placement))
+        return Live(placement.put_state(values), 0, self.seed, frozenset(binding.trainable))
+
+    def _load(self, path: str) -> Live:
+        manifest = checkpoint.read_manifest(path)
+        if self._live is not None and self._live.id == manifest.id:
+            return self._live
+        _LOG.info("Restoring variables from %s.", path)
+        values = {n: jnp.asarray(x) for n, x in checkpoint.read_variables(path).items()}
+        trainable = frozenset(name for name, info in manifest.variables.items() if info.trainable)
+        seed = self._config.random_seed
+        seed = manifest.seed if seed is None else seed & 0xFFFFFFFF
+        return Live(values, manifest.step, seed, trainable, path, manifest.id)
+
+
+def _check_asked(binding: Binding, live: Live) -> None:
+    """Checks what EVAL or PREDICT asks for against what the checkpoint has."""
+    asked, there = binding.recipes.variables, live.values
+    missing = sorted(asked.keys() - there.keys())
+    differ = [
+        f"{name} {tuple(there[name].shape)} there, {recipe.shape} here"
+        for name, recipe in asked.items()
+        if name in there and tuple(there[name].shape) != recipe.shape
+    ]
+    if missing or differ:
+        raise ValueError(
+            f"{live.checkpoint} does not fit the model_fn in mode {binding.mode!r}: missing "
+            f"{missing}, of another shape {differ}. The checkpoint has {sorted(there)}, the "
+            f"model_fn asks for {sorted(asked)}. Ask for the same variables in every mode; a model "
+            "with other settings needs another model_dir."
+        )
+    unasked = sorted(n for n in live.trainable - asked.keys() if re.search(r"_[0-9]+(/|$)", n))
+    if unasked and binding.mode != ModeKeys.TRAIN:
+        warnings.warn(
+            f"The model_fn does not ask for {unasked} in mode {binding.mode!r}. Layers without a "
+            "name are numbered in the order of the calls: where a mode skips one, the later ones "
+            "are mixed up. Name the layers, or call them in the same order in every mode.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def check_same_variables(binding: Binding, live: Live) -> None:
+    """Checks that TRAIN asks for exactly the variables of the checkpoint it continues."""
+    _check_asked(binding, live)
+    extra = sorted(live.values.keys() - binding.recipes.variables.keys())
+    if extra:
+        raise ValueError(
+            f"{live.checkpoint} has {sorted(live.values)}, but the model_fn asks only for "
+            f"{sorted(binding.recipes.variables)} in TRAIN, without {extra}. Another model needs "
+            "another model_dir; warm_start_from takes over what fits."
+        )

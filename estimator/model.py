@@ -1,0 +1,63 @@
+"""The model: its model_fn with all bindings and compiled steps, kept between calls.
+
+model = Model(model_fn)
+binding = model.bindings(ModeKeys.TRAIN).discover(batch)
+model.train_steps(binding).one(state, inputs)
+"""
+
+from typing import Any
+
+from estimator import steps
+from estimator.batches import Batch
+from estimator.binding import Binding, discover
+from estimator.model_fn import ModelFn
+
+
+class Model:
+    """What tracing and compiling has found out about a model_fn so far."""
+
+    def __init__(self, model_fn: ModelFn) -> None:
+        self.model_fn = model_fn
+        self._bindings: dict[Any, Binding] = {}
+        self._compiled: dict[Any, Any] = {}
+
+    def bindings(self, mode: str) -> "ModeBindings":
+        """Returns the bindings of one mode."""
+        return ModeBindings(self.model_fn, mode, self._bindings)
+
+    def train_steps(self, binding: Binding) -> steps.TrainSteps:
+        """Returns the compiled training steps of a binding."""
+        return self._once((binding, None), lambda: steps.TrainSteps(binding))
+
+    def eval_step(self, binding: Binding) -> Any:
+        """Returns the compiled evaluation step of a binding."""
+        return self._once((binding, None), lambda: steps.eval_step(binding))
+
+    def predict_step(self, binding: Binding, keys: tuple[str, ...] | None) -> Any:
+        """Returns the compiled prediction step of a binding, for some of the answers."""
+        return self._once((binding, keys), lambda: steps.predict_step(binding, keys))
+
+    def _once(self, key: Any, make: Any) -> Any:
+        if key not in self._compiled:
+            self._compiled[key] = make()
+        return self._compiled[key]
+
+
+class ModeBindings:
+    """The bindings of one mode, by the kind of batch."""
+
+    def __init__(self, model_fn: ModelFn, mode: str, known: dict[Any, Binding]) -> None:
+        self._model_fn = model_fn
+        self._mode = mode
+        self._known = known
+
+    def find(self, batch: Batch) -> Binding | None:
+        """Returns the binding of this kind of batch if there is one."""
+        return self._known.get((self._mode, batch.layout))
+
+    def discover(self, batch: Batch) -> Binding:
+        """Returns the binding of this kind of batch, tracing the model_fn if need be."""
+        key = (self._mode, batch.layout)
+        if key not in self._known:
+            self._known[key] = discover(self._model_fn, self._mode, batch)
+        return self._known[key]

@@ -1,0 +1,117 @@
+"""Placement: where batches and state live; the one place that puts arrays on devices.
+
+    RunConfig(train_distribute=DataParallel())      # every device of this machine
+    RunConfig(train_distribute=DataParallel(jax.devices()[:2]))
+
+A batch is global: it is split over the devices, the state is copied to each. The numbers do not
+depend on how many there are.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+class Placement:
+    """Everything on JAX's default device."""
+
+    @property
+    def moves_batches(self) -> bool:
+        """Whether a batch must travel: not on a CPU, where a step reads numpy memory itself."""
+        return jax.default_backend() != "cpu"
+
+    @property
+    def in_flight(self) -> int | None:
+        """How many steps may be dispatched and not finished; None: as many as JAX allows."""
+        return None
+
+    @property
+    def state_sharding(self) -> Any:
+        """Where variables and optimizer state live, as in `jax.jit`; None: the default device."""
+        return None
+
+    def put_batch(self, inputs: list[Any]) -> list[Any]:
+        """Puts the arrays of a batch where a step wants them."""
+        return jax.device_put(inputs) if self.moves_batches else inputs
+
+    def put_block(self, inputs: list[Any]) -> list[Any]:
+        """Puts a stack of batches, whose first axis is the step, where a block wants them."""
+        return self.put_batch(inputs)
+
+    def put_state(self, state: Any) -> Any:
+        """Puts variables, or a whole state, on the device."""
+        return jax.device_put(state)
+
+
+class MeshPlacement(Placement):
+    """Batches split over the devices of a mesh, the state on each of them."""
+
+    def __init__(self, devices: Sequence[jax.Device]) -> None:
+        mesh = jax.sharding.Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+        self._size = len(devices)
+        self._on_cpu = devices[0].platform == "cpu"
+        self._split = NamedSharding(mesh, PartitionSpec("data"))
+        self._split_block = NamedSharding(mesh, PartitionSpec(None, "data"))
+        self._copied = NamedSharding(mesh, PartitionSpec())
+
+    @property
+    def moves_batches(self) -> bool:
+        """Always: a batch must be split."""
+        return True
+
+    @property
+    def in_flight(self) -> int | None:
+        """Two on CPU devices, where collectives of more steps lock each other out."""
+        return 2 if self._on_cpu else None
+
+    @property
+    def state_sharding(self) -> Any:
+        """A copy on each device."""
+        return self._copied
+
+    def put_batch(self, inputs: list[Any]) -> list[Any]:
+        """Splits a batch by rows; one that does not divide goes whole to each device."""
+        return self._put(inputs, axis=0, split=self._split)
+
+    def put_block(self, inputs: list[Any]) -> list[Any]:
+        """Splits each batch of a stack by rows."""
+        return self._put(inputs, axis=1, split=self._split_block)
+
+    def put_state(self, state: Any) -> Any:
+        """Copies the state to each device."""
+        return jax.device_put(state, self._copied)
+
+    def _put(self, inputs: list[Any], axis: int, split: NamedSharding) -> list[Any]:
+        divides = all(x.ndim <= axis or x.shape[axis] % self._size == 0 for x in inputs)
+        to = [split if divides and x.ndim > axis else self._copied for x in inputs]
+        return jax.device_put(inputs, to)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataParallel:
+    """Splits each batch over several devices.
+
+    Attributes:
+        devices: which; None: all of JAX's local devices.
+    """
+
+    devices: tuple[jax.Device, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.devices is not None:
+            object.__setattr__(self, "devices", tuple(self.devices))
+            if not self.devices:
+                raise ValueError("DataParallel: devices is empty. Give at least one, or None.")
+
+    def placement(self) -> Placement:
+        """Returns the placement on these devices."""
+        return MeshPlacement(self.devices or tuple(jax.local_devices()))
+
+
+def placement_for(distribute: DataParallel | None) -> Placement:
+    """Returns the placement that a RunConfig asks for."""
+    return Placement() if distribute is None else distribute.placement()

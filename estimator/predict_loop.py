@@ -1,0 +1,138 @@
+"""The prediction loop: answers of one batch are fetched while the next is computed.
+
+for answer in predict(...):
+    answer["class_ids"]
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from estimator.binding import Binding
+from estimator.evaluate_loop import HookedRun
+from estimator.feed import Feed, Item
+from estimator.host_features import HostOutput
+from estimator.live import Live
+from estimator.messages import did_you_mean
+
+
+def check_keys(binding: Binding, keys: tuple[str, ...] | None) -> None:
+    """Checks `predict_keys` against what the model_fn predicts.
+
+    Raises:
+        ValueError: if a key is none of the predictions', or the predictions are one array.
+    """
+    if keys is None:
+        return
+    predictions = binding.spec.predictions
+    if not isinstance(predictions, Mapping):
+        raise ValueError(
+            f"predict_keys={list(keys)} is not valid: the model_fn predicts one array, not a dict. "
+            "Leave predict_keys out."
+        )
+    unknown = [key for key in keys if key not in predictions]
+    if unknown:
+        raise ValueError(
+            f"predict_keys: the model_fn predicts {sorted(predictions)}, not {unknown}."
+            f"{did_you_mean(unknown[0], predictions)}"
+        )
+
+
+def check_rows(item: Item, keys: tuple[str, ...] | None) -> None:
+    """Checks that each prediction has one row for each example of the batch.
+
+    Raises:
+        ValueError: if one has not, by name.
+    """
+    assert item.binding is not None
+    predictions = item.binding.spec.predictions
+    named = predictions if isinstance(predictions, Mapping) else {"predictions": predictions}
+    lengths = item.batch.lengths
+    for name, answer in named.items():
+        if keys is not None and isinstance(predictions, Mapping) and name not in keys:
+            continue
+        if isinstance(answer, HostOutput):
+            continue
+        if not answer.shape or (lengths and answer.shape[0] not in lengths):
+            raise ValueError(
+                f'predict: "{name}" has shape {answer.shape}, but the batch has {sorted(lengths)} '
+                "examples. Give every prediction one row for each example, or call predict(..., "
+                "yield_single_examples=False)."
+            )
+
+
+def predict(
+    *,
+    feed: Feed,
+    live: Live,
+    values: dict[str, Any],
+    compiled: Callable[[Binding], Any],
+    run: HookedRun,
+    single: bool,
+) -> Iterator[Any]:
+    """Yields the answers, example by example or batch by batch.
+
+    Args:
+        feed: the batches.
+        live: the variables' step and seed.
+        values: the variables on the devices that predict.
+        compiled: gives the compiled step of a binding.
+        run: the hooks.
+        single: whether to yield single examples.
+    """
+    run.begin()
+    waiting: Any = None
+    count = 0
+    while not run.context.stop_requested:
+        item = feed.take()
+        if item is None:
+            break
+        run.before()
+        binding = item.binding
+        assert binding is not None
+        asked = {name: values[name] for name in binding.recipes.variables}
+        counters = (np.int32(live.step), np.uint32(live.seed), np.int32(count))
+        answers, tags = compiled(binding)(asked, counters, item.inputs)
+        for leaf in jax.tree.leaves(answers):
+            leaf.copy_to_host_async()
+        named = answers if isinstance(answers, dict) else {"predictions": answers}
+        run.after({**named, **tags})
+        count += 1
+        if waiting is not None:
+            yield from _finished(waiting, single)
+        waiting = answers
+    if waiting is not None:
+        yield from _finished(waiting, single)
+    run.end()
+
+
+def _finished(answers: Any, single: bool) -> Iterator[Any]:
+    """Yields a batch of fetched answers as the user sees them."""
+    if isinstance(answers, dict):
+        batch: Any = {name: _fetch(answer) for name, answer in answers.items()}
+    else:
+        batch = _fetch(answers)
+    if not single:
+        yield batch
+    elif isinstance(batch, dict):
+        _check_equal_lengths(batch)
+        names = list(batch)
+        for row in zip(*batch.values(), strict=True):
+            yield dict(zip(names, row, strict=True))
+    else:
+        yield from batch
+
+
+def _fetch(answer: Any) -> np.ndarray:
+    return answer.finish() if isinstance(answer, HostOutput) else np.asarray(answer)
+
+
+def _check_equal_lengths(batch: dict[str, np.ndarray]) -> None:
+    lengths = {name: len(array) for name, array in batch.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"Batch length of predictions should be same, got {lengths}. Give every prediction one "
+            "row for each example, or call predict(..., yield_single_examples=False)."
+        )

@@ -1,0 +1,161 @@
+"""RunConfig: the settings of a run that are not the model's.
+
+RunConfig(model_dir="runs/iris", save_checkpoints_steps=500, random_seed=42)
+"""
+
+import dataclasses
+import os
+from typing import Any
+
+from estimator.messages import did_you_mean
+from estimator.placement import DataParallel
+
+
+class _Default:
+    def __repr__(self) -> str:
+        return "<default>"
+
+
+_DEFAULT: Any = _Default()
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Settings of a run.
+
+    >>> RunConfig(save_checkpoints_steps=10).save_checkpoints_secs is None
+    True
+
+    Attributes:
+        model_dir: where checkpoints and summaries go.
+        tf_random_seed: TensorFlow's name for `random_seed`.
+        save_summary_steps: steps between two summaries; 0: none.
+        save_checkpoints_steps: steps between two checkpoints.
+        save_checkpoints_secs: seconds between two checkpoints; 600 if neither is given. Both None:
+            no checkpoints at all.
+        keep_checkpoint_max: how many checkpoints to keep; None or 0: all.
+        keep_checkpoint_every_n_hours: one checkpoint in so many hours is kept for good.
+        log_step_count_steps: steps between two log lines of loss and steps per second; None: none.
+        train_distribute: `DataParallel(...)` to train on several devices.
+        eval_distribute: likewise for evaluate and predict.
+        random_seed: what all randomness of a run comes from; None: drawn once, and kept with the
+            checkpoint.
+        prefetch: batches that a thread prepares ahead; 0: none; None: two, where it pays (features
+            made on the host, an accelerator).
+        steps_per_execution: steps made in one dispatch. More is faster for small models; hooks that
+            need every step take blocks apart.
+        continue_input: whether a train call that follows one that has ended goes on in its input
+            where that one stopped. After a call that was killed it always does.
+
+    Raises:
+        ValueError, TypeError: if a setting cannot be.
+    """
+
+    model_dir: str | None = None
+    tf_random_seed: int | None = None
+    save_summary_steps: int | None = 100
+    save_checkpoints_steps: int | None = _DEFAULT
+    save_checkpoints_secs: float | None = _DEFAULT
+    keep_checkpoint_max: int | None = 5
+    keep_checkpoint_every_n_hours: float = 10000
+    log_step_count_steps: int | None = 100
+    train_distribute: DataParallel | None = None
+    eval_distribute: DataParallel | None = None
+    random_seed: int | None = None
+    prefetch: int | None = None
+    steps_per_execution: int = 1
+    continue_input: bool = False
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        if self.model_dir is not None:
+            put(self, "model_dir", _checked_dir(self.model_dir))
+        steps, secs = self.save_checkpoints_steps, self.save_checkpoints_secs
+        if steps is _DEFAULT and secs is _DEFAULT:
+            steps, secs = None, 600
+        steps = None if steps is _DEFAULT else steps
+        secs = None if secs is _DEFAULT else secs
+        if steps is not None and secs is not None:
+            raise ValueError(
+                "RunConfig: `save_checkpoints_steps` and `save_checkpoints_secs` cannot be both "
+                f"set, got {steps} and {secs}. Give one of them."
+            )
+        put(self, "save_checkpoints_steps", steps)
+        put(self, "save_checkpoints_secs", secs)
+        self._check_numbers()
+        self._check_seeds()
+        for name in ("train_distribute", "eval_distribute"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, DataParallel):
+                raise TypeError(f"RunConfig: {name} must be a DataParallel, got {value!r}.")
+
+    def replace(self, **changes: Any) -> "RunConfig":
+        """Returns a copy with other settings; setting one checkpoint cadence unsets the other.
+
+        >>> RunConfig().replace(save_checkpoints_steps=7).save_checkpoints_secs is None
+        True
+
+        Raises:
+            ValueError: if there is no such setting.
+        """
+        names = [f.name for f in dataclasses.fields(self)]
+        for name in changes:
+            if name not in names:
+                raise ValueError(
+                    f"RunConfig.replace: there is no setting {name!r}.{did_you_mean(name, names)} "
+                    f"Settings are {names}."
+                )
+        cadences = ("save_checkpoints_steps", "save_checkpoints_secs")
+        for given, other in (cadences, cadences[::-1]):
+            if given in changes and other not in changes:
+                changes[other] = None
+        if "random_seed" in changes and "tf_random_seed" not in changes:
+            changes["tf_random_seed"] = changes["random_seed"]
+        if "tf_random_seed" in changes and "random_seed" not in changes:
+            changes["random_seed"] = changes["tf_random_seed"]
+        return dataclasses.replace(self, **changes)
+
+    def _check_numbers(self) -> None:
+        self._check("save_summary_steps", 0, int)
+        self._check("save_checkpoints_steps", 0, int)
+        self._check("save_checkpoints_secs", 0, int | float)
+        self._check("keep_checkpoint_max", 0, int)
+        self._check("keep_checkpoint_every_n_hours", 0, int | float, above=True)
+        self._check("log_step_count_steps", 0, int, above=True)
+        self._check("prefetch", 0, int)
+        if self.steps_per_execution is None:
+            raise ValueError("RunConfig: steps_per_execution should be > 0, got None.")
+        self._check("steps_per_execution", 0, int, above=True)
+
+    def _check(self, name: str, low: int, kind: Any, above: bool = False) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TypeError(f"RunConfig: {name} should be a number, got {value!r}.")
+        if value < low or (above and value == low):
+            raise ValueError(
+                f"RunConfig: {name} should be {'>' if above else '>='} {low}, got {value}."
+            )
+
+    def _check_seeds(self) -> None:
+        given = [s for s in (self.random_seed, self.tf_random_seed) if s is not None]
+        for seed in given:
+            if not isinstance(seed, int) or isinstance(seed, bool):
+                raise TypeError(f"RunConfig: random_seed must be an int, got {seed!r}.")
+        if len(set(given)) > 1:
+            raise ValueError(
+                f"RunConfig: random_seed is {self.random_seed} and tf_random_seed "
+                f"{self.tf_random_seed}. They are two names of one setting: give one."
+            )
+        if given:
+            object.__setattr__(self, "random_seed", given[0])
+            object.__setattr__(self, "tf_random_seed", given[0])
+
+
+def _checked_dir(path: Any) -> str:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"model_dir must be a path, got {path!r}.")
+    if not os.fspath(path):
+        raise ValueError("model_dir is empty. Give a path, or None for a temporary directory.")
+    return os.fspath(path)

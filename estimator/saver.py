@@ -1,0 +1,90 @@
+"""The saver: writes a checkpoint at the start, every so often, and at the end.
+
+    CheckpointSaverHook(estimator.model_dir, save_steps=500, listeners=[MyListener()])
+
+Around each save its listeners are called: all `before_save`, the write, all `after_save`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from estimator.session import (
+    CheckpointSaverListener,
+    Session,
+    SessionRunContext,
+    SessionRunHook,
+    SessionRunValues,
+    check_hooks,
+)
+from estimator.timers import SecondOrStepTimer
+
+
+class CheckpointSaverHook(SessionRunHook):
+    """Saves checkpoints of a training run.
+
+    Args:
+        checkpoint_dir: the directory that holds `checkpoints/`; usually the model_dir.
+        save_secs: seconds between two saves.
+        save_steps: steps between two saves.
+        listeners: are called around each save. Without any, saving goes on behind the training.
+
+    Raises:
+        ValueError: unless exactly one of save_secs and save_steps is given.
+        TypeError: if a listener is none.
+    """
+
+    def __init__(
+        self,
+        checkpoint_dir: str,
+        save_secs: float | None = None,
+        save_steps: int | None = None,
+        listeners: Sequence[CheckpointSaverListener] | None = None,
+    ) -> None:
+        self._directory = checkpoint_dir
+        self._timer = SecondOrStepTimer(save_secs, save_steps)
+        self._listeners = list(
+            check_hooks(listeners, CheckpointSaverListener, "CheckpointSaverHook: listeners")
+        )
+
+    def add_listeners(self, listeners: Sequence[CheckpointSaverListener]) -> None:
+        """Adds listeners that are not there yet."""
+        self._listeners += [new for new in listeners if new not in self._listeners]
+
+    def begin(self) -> None:
+        """Begins to count anew."""
+        self._timer.reset()
+        for listener in self._listeners:
+            listener.begin()
+
+    def after_create_session(self, session: Session, coord: Any) -> None:
+        """Saves the step the run starts from."""
+        self._save(session)
+
+    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
+        """Saves, if it is time."""
+        session = run_context.session
+        if self._timer.should_trigger_for_step(session.global_step) and self._save(session):
+            run_context.request_stop()
+
+    def end(self, session: Session) -> None:
+        """Saves the last step."""
+        if session.global_step != self._timer.last_triggered_step():
+            self._save(session)
+        for listener in self._listeners:
+            listener.end(session, session.global_step)
+
+    def next_step(self, global_step: int) -> int | None:
+        """Returns the step of the next save."""
+        return self._timer.next_step(global_step)
+
+    def _save(self, session: Session) -> bool:
+        """Saves, and returns whether the run should stop."""
+        step = session.global_step
+        self._timer.update_last_triggered_step(step)
+        if not session.check_finite():
+            return True
+        for listener in self._listeners:
+            listener.before_save(session, step)
+        session.save(self._directory, wait=bool(self._listeners))
+        answers = [listener.after_save(session, step) for listener in self._listeners]
+        return any(answers)

@@ -1,0 +1,206 @@
+"""Session: what a hook sees of a run, and the shape of a hook.
+
+    class PrintLoss(SessionRunHook):
+        def before_run(self, run_context):
+            return SessionRunArgs("loss")
+
+        def after_run(self, run_context, run_values):
+            print(float(run_values.results))
+
+Values given to hooks are arrays that may still be on their way: a hook that does not read one does
+not wait for the device. A hook that need not see every step says so in `next_step`, and costs
+nothing in between.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+
+from estimator.messages import did_you_mean
+
+
+class Session(abc.ABC):
+    """The variables and outputs of a run, by name.
+
+    Attributes:
+        global_step: the number of the training steps made so far, an int that costs nothing to
+            read.
+    """
+
+    global_step: int
+
+    @abc.abstractmethod
+    def names(self) -> list[str]:
+        """Returns everything that `run` can fetch now."""
+
+    @abc.abstractmethod
+    def fetch(self, name: str) -> Any:
+        """Returns the value of one name, not waiting for it."""
+
+    def run(self, fetches: Any) -> Any:
+        """Returns the values of variables and outputs of the current step.
+
+        Args:
+            fetches: a name, or a list, tuple or dict of fetches.
+
+        Returns:
+            Arrays in the same structure. A variable is a copy, which later steps leave alone.
+
+        Raises:
+            ValueError: if there is no such name.
+        """
+        if isinstance(fetches, str):
+            return self.fetch(fetches)
+        if isinstance(fetches, Mapping):
+            return {key: self.run(value) for key, value in fetches.items()}
+        if isinstance(fetches, list | tuple):
+            return type(fetches)([self.run(value) for value in fetches])
+        raise TypeError(
+            f"session.run takes a name, or a list, tuple or dict of names, got {fetches!r}. Tag a "
+            "value inside the model_fn with summary.tag(name, value) and fetch it by that name."
+        )
+
+    def bad_step(self) -> int | None:
+        """Returns the first step since the last save whose loss was not finite, or None.
+
+        Reading it waits for the device.
+        """
+        return None
+
+    def check_finite(self) -> bool:
+        """Returns whether losses and variables are numbers, raising if the run is to fail else."""
+        return True
+
+    def save(self, directory: str, wait: bool) -> None:
+        """Saves a checkpoint; only a training run can."""
+        raise ValueError(
+            f"A checkpoint for {directory} was asked for, but only a training run has one to "
+            "save. Give a CheckpointSaverHook to train, not to evaluate or predict."
+        )
+
+    def summary_writer(self, directory: str | None = None) -> Any:
+        """Returns the event writer of a directory, by default that of the run."""
+        raise NotImplementedError
+
+    def check(self, fetches: Any, asked_by: str) -> None:
+        """Raises ValueError at once if `fetches` holds a name that this run cannot give."""
+        known = self.names()
+        for name in jax.tree.leaves(fetches):
+            if name not in known:
+                raise ValueError(
+                    f'{asked_by}: there is no "{name}" to fetch, only {sorted(known)}.'
+                    f"{did_you_mean(str(name), known)} summary.tag(name, value) in the model_fn "
+                    "makes a value known."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionRunArgs:
+    """What a hook asks a step for: a name, or a list, tuple or dict of names."""
+
+    fetches: Any
+    feed_dict: None = None
+    options: None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionRunValues:
+    """What a step gives back: `results` in the structure of the hook's `fetches`."""
+
+    results: Any
+    options: None = None
+    run_metadata: None = None
+
+
+class SessionRunContext:
+    """What a hook may see and ask for around a step."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.original_args = SessionRunArgs(None)
+        self._stop_requested = False
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether some hook has asked the run to stop."""
+        return self._stop_requested
+
+    def request_stop(self) -> None:
+        """Ends the run after this step; the other hooks still see the step."""
+        self._stop_requested = True
+
+
+class SessionRunHook:
+    """Base of hooks: override what you need."""
+
+    def begin(self) -> None:
+        """Is called once, before the run has a session."""
+
+    def after_create_session(self, session: Session, coord: Any) -> None:
+        """Is called once the variables are there, before the first step; `coord` is None."""
+
+    def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
+        """Is called before a step; returns what it wants to see of it."""
+
+    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
+        """Is called after a step was sent to the device."""
+
+    def end(self, session: Session) -> None:
+        """Is called when the run ends without an exception."""
+
+    def next_step(self, global_step: int) -> int | None:
+        """Returns the next global step this hook must see the end of.
+
+        None means the end of each block of `RunConfig(steps_per_execution=...)` steps. By default
+        a hook sees every step, and so takes blocks apart.
+
+        Args:
+            global_step: the number of steps made so far.
+        """
+        return global_step + 1
+
+
+class CheckpointSaverListener:
+    """Base of listeners, called around each save of a checkpoint."""
+
+    def begin(self) -> None:
+        """Is called once, before the run has a session."""
+
+    def before_save(self, session: Session, global_step_value: int) -> None:
+        """Is called before a checkpoint is written."""
+
+    def after_save(self, session: Session, global_step_value: int) -> bool | None:
+        """Is called when the checkpoint is complete; True asks the run to stop."""
+
+    def end(self, session: Session, global_step_value: int) -> None:
+        """Is called after the last checkpoint of the run."""
+
+
+class NanLossDuringTrainingError(RuntimeError):
+    """The loss, or a variable, is no longer a finite number."""
+
+
+def check_hooks(hooks: Iterable[Any] | None, kind: type, where: str) -> tuple[Any, ...]:
+    """Returns `hooks` as a tuple.
+
+    Raises:
+        TypeError: if one is no instance of `kind`.
+    """
+    hooks = tuple(hooks or ())
+    for hook in hooks:
+        if not isinstance(hook, kind):
+            raise TypeError(f"{where} must be {kind.__name__} objects, got {hook!r}.")
+    return hooks
+
+
+def refuse_tracers(values: Any, where: str) -> None:
+    """Raises TypeError if a hook is built around a traced array, which dies with its trace."""
+    for value in jax.tree.leaves(values):
+        if isinstance(value, jax.core.Tracer):
+            raise TypeError(
+                f"{where} was given a traced array, which is gone when the trace ends. Tag the "
+                'value in the model_fn, summary.tag("name", value), and give the hook its name.'
+            )

@@ -1,0 +1,77 @@
+"""Timers: when something is due, by steps or by seconds.
+
+timer = SecondOrStepTimer(every_steps=100)
+if timer.should_trigger_for_step(step):
+    seconds, steps = timer.update_last_triggered_step(step)
+"""
+
+import time
+from collections.abc import Callable
+
+
+class SecondOrStepTimer:
+    """Fires at its first step, then every so many steps or seconds.
+
+    >>> timer = SecondOrStepTimer(every_steps=3)
+    >>> [step for step in range(1, 9)
+    ...  if timer.should_trigger_for_step(step) and timer.update_last_triggered_step(step)]
+    [1, 4, 7]
+
+    Args:
+        every_secs: seconds between two firings.
+        every_steps: steps between two firings.
+        clock: tells the time in seconds.
+
+    Raises:
+        ValueError: unless exactly one of the two is given.
+    """
+
+    def __init__(
+        self,
+        every_secs: float | None = None,
+        every_steps: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if (every_secs is None) == (every_steps is None):
+            raise ValueError(
+                "Exactly one of every_secs and every_steps must be given, got "
+                f"every_secs={every_secs} and every_steps={every_steps}."
+            )
+        self._every_secs = every_secs
+        self._every_steps = every_steps
+        self._clock = clock
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets that it ever fired."""
+        self._last_step: int | None = None
+        self._last_time: float | None = None
+
+    def should_trigger_for_step(self, step: int) -> bool:
+        """Returns whether it is due at `step`."""
+        if self._last_step is None or self._last_time is None:
+            return True
+        if step == self._last_step:
+            return False
+        if self._every_secs is not None:
+            return self._clock() >= self._last_time + self._every_secs
+        return self._every_steps is not None and step >= self._last_step + self._every_steps
+
+    def update_last_triggered_step(self, step: int) -> tuple[float | None, int | None]:
+        """Notes that it fired; returns seconds and steps since it fired before, or None, None."""
+        now = self._clock()
+        elapsed: tuple[float | None, int | None] = (None, None)
+        if self._last_step is not None and self._last_time is not None:
+            elapsed = (now - self._last_time, step - self._last_step)
+        self._last_step, self._last_time = step, now
+        return elapsed
+
+    def last_triggered_step(self) -> int | None:
+        """Returns the step it last fired at, or None."""
+        return self._last_step
+
+    def next_step(self, global_step: int) -> int | None:
+        """Returns the next step to look at it: None for a clock, which is looked at at any time."""
+        if self._last_step is None:
+            return global_step + 1
+        return None if self._every_steps is None else self._last_step + self._every_steps

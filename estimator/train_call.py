@@ -1,0 +1,224 @@
+"""One train call: from the first batch to the last checkpoint.
+
+    TrainCall(...).run(feed)        # begin or continue, loop, save, hand the variables on
+
+Law: a call that was killed is continued by the next one, state and input alike. A small mark beside
+the last checkpoint says that a call has ended by itself; then the next one begins its input anew.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+
+from estimator import checkpoint, steps
+from estimator.binding import Binding
+from estimator.events import EventWriters
+from estimator.feed import Feed, Item
+from estimator.hooks import (
+    LoggingTensorHook,
+    NanTensorHook,
+    StepCounterHook,
+    StopAtStepHook,
+    SummarySaverHook,
+)
+from estimator.live import Live, LiveVariables, check_same_variables
+from estimator.model import Model
+from estimator.placement import Placement
+from estimator.progress import ProgressBarHook
+from estimator.run_config import RunConfig
+from estimator.saver import CheckpointSaverHook
+from estimator.scaffold import first_values
+from estimator.session import CheckpointSaverListener, SessionRunHook
+from estimator.signals import Interrupt
+from estimator.train_loop import TrainSession, run_hooked
+from estimator.train_state import TrainState, unflatten_opt_state
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainCall:
+    """Everything one train call needs.
+
+    Attributes:
+        model: the model_fn and its compiled steps.
+        variables: where the variables are between calls.
+        config: the settings of the run.
+        model_dir: where checkpoints and summaries go.
+        writers: the event writers.
+        placement: where batches and state go.
+        hooks: the user's hooks.
+        listeners: the user's listeners.
+        steps: how many steps to make; None: no limit.
+        max_steps: the global step to stop at; None: no limit.
+    """
+
+    model: Model
+    variables: LiveVariables
+    config: RunConfig
+    model_dir: str
+    writers: EventWriters
+    placement: Placement
+    hooks: Sequence[SessionRunHook]
+    listeners: Sequence[CheckpointSaverListener]
+    steps: int | None
+    max_steps: int | None
+
+    def start(self, feed: Feed) -> tuple[TrainSession, list[SessionRunHook]]:
+        """Returns the session at the step to go on from, and all hooks in their order.
+
+        Raises:
+            ValueError: if the input is empty, or the checkpoint does not fit the model.
+        """
+        first = feed.peek()
+        if first is None:
+            raise ValueError("train: the input is empty. input_fn must give at least one batch.")
+        assert first.binding is not None
+        hooks = self._all_hooks(first.binding)
+        _make_directory(self.model_dir)
+        live = self.variables.newest(for_training=True)
+        if live is None:
+            state, step, seed = self._begin(first, feed), 0, self.variables.seed
+        else:
+            state, step, seed = self._continue(first.binding, live, feed), live.step, live.seed
+        self.variables.drop()
+        depth = self.config.prefetch
+        if depth is None:
+            depth = 2 if first.binding.host or self.placement.moves_batches else 0
+        feed.work_ahead(depth)
+        session = TrainSession(
+            state=state,
+            global_step=step,
+            seed=seed,
+            feed=feed,
+            binding=first.binding,
+            compiled=self.model.train_steps,
+            placement=self.placement,
+            config=self.config,
+            model_dir=self.model_dir,
+            writers=self.writers,
+            fail_on_nan=all(h.fail_on_nan_loss for h in hooks if isinstance(h, NanTensorHook)),
+        )
+        return session, hooks
+
+    def run(self, session: TrainSession, feed: Feed, hooks: Sequence[SessionRunHook]) -> None:
+        """Runs the loop to its end and hands the variables on to later calls."""
+        first = session.global_step
+        progress = ProgressBarHook("train", self._steps_left(first))
+        try:
+            with Interrupt() as interrupt:
+                made = run_hooked(
+                    session, feed, [*hooks, progress], interrupt, self.config.steps_per_execution
+                )
+            session.wait_for_saves()
+        finally:
+            progress.close()
+            session.close()
+            self.writers.flush()
+        if made == 0:
+            _LOG.warning("Training made no steps: the input was at its end.")
+        else:
+            _LOG.info("Loss for final step: %s.", session.outputs["loss"])
+        self._hand_on(session, ended=interrupt.requested is None)
+
+    def _begin(self, first: Item, feed: Feed) -> TrainState:
+        assert first.binding is not None
+        binding = first.binding
+        values = self.variables.fresh_values(binding, self.placement)
+        if binding.spec.scaffold is not None:
+            values = first_values(binding.spec.scaffold, values, feed)
+        values = self.placement.put_state(self.variables.warm(binding, values))
+        compiled = self.model.train_steps(binding)
+        opt_state = compiled.start_opt_state(values, self.placement.state_sharding)
+        seed = self.variables.seed
+        return self.placement.put_state(TrainState.make(values, opt_state, 0, seed))
+
+    def _continue(self, binding: Binding, live: Live, feed: Feed) -> TrainState:
+        check_same_variables(binding, live)
+        assert live.checkpoint is not None
+        self._continue_input(live.checkpoint, feed)
+        if live.state is not None:
+            # An unfinished predict call still reads these arrays; a step would take their memory.
+            return steps.copy(live.state) if live.readers else live.state
+        shapes = self.model.train_steps(binding).opt_state_shapes()
+        opt_state = unflatten_opt_state(shapes, live.opt_state or {}, live.checkpoint)
+        state = TrainState.make(live.values, opt_state, live.step, live.seed)
+        state = self.placement.put_state(state)
+        return steps.copy(state) if live.readers else state
+
+    def _continue_input(self, path: str, feed: Feed) -> None:
+        ended = checkpoint.has_ended(path)
+        if ended and not self.config.continue_input:
+            return
+        position = checkpoint.read_manifest(path).position
+        if position is None or not feed.resumable:
+            _LOG.info("The input cannot tell its position (no get_state): it begins anew.")
+        elif position["source"] != feed.fingerprint:
+            _LOG.warning(
+                "The input is not the one of %s, so it begins anew: it was %s and is %s.",
+                path,
+                position["source"],
+                feed.fingerprint,
+            )
+        else:
+            _LOG.info("The input goes on where %s left it.", path)
+            feed.go_to(position["state"])
+
+    def _all_hooks(self, binding: Binding) -> list[SessionRunHook]:
+        """Returns all hooks in TensorFlow's order."""
+        config, spec = self.config, binding.spec
+        chief: list[SessionRunHook] = [*spec.training_chief_hooks]
+        worker: list[SessionRunHook] = [*self.hooks]
+        if config.log_step_count_steps is not None:
+            chief.append(StepCounterHook(config.log_step_count_steps))
+        if config.save_summary_steps:
+            chief.append(SummarySaverHook(config.save_summary_steps))
+        if self.steps is not None or self.max_steps is not None:
+            worker.append(StopAtStepHook(self.steps, self.max_steps))
+        given = [*self.hooks, *spec.training_chief_hooks, *spec.training_hooks]
+        if not any(isinstance(hook, NanTensorHook) for hook in given):
+            worker.append(NanTensorHook())
+        if config.log_step_count_steps is not None:
+            shown = {"loss": "loss", "step": "global_step"}
+            worker.append(LoggingTensorHook(shown, every_n_iter=config.log_step_count_steps))
+        worker += spec.training_hooks
+        secs, every = config.save_checkpoints_secs, config.save_checkpoints_steps
+        savers = [hook for hook in [*chief, *worker] if isinstance(hook, CheckpointSaverHook)]
+        if not savers and (secs or every):
+            savers = [CheckpointSaverHook(self.model_dir, secs or None, every or None)]
+            chief = [*savers, *chief]
+        if self.listeners:
+            if not savers:
+                raise ValueError(
+                    "train: saving_listeners are called around saves, but no checkpoint is ever "
+                    "saved. Set save_checkpoints_steps or save_checkpoints_secs in RunConfig, or "
+                    "give a CheckpointSaverHook."
+                )
+            savers[0].add_listeners(self.listeners)
+        return [*chief, *worker]
+
+    def _steps_left(self, first: int) -> int | None:
+        return self.steps if self.max_steps is None else self.max_steps - first
+
+    def _hand_on(self, session: TrainSession, ended: bool) -> None:
+        path = checkpoint.latest_checkpoint(self.model_dir)
+        if path is None or checkpoint.read_manifest(path).step != session.global_step:
+            return
+        if ended:
+            checkpoint.mark_ended(path)
+        state = session.state
+        manifest = checkpoint.read_manifest(path)
+        trainable = frozenset(n for n, info in manifest.variables.items() if info.trainable)
+        self.variables.keep(
+            Live(state.values, manifest.step, manifest.seed, trainable, path, manifest.id, state)
+        )
+
+
+def _make_directory(model_dir: str) -> None:
+    try:
+        os.makedirs(os.path.join(model_dir, "checkpoints"), exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"model_dir cannot be written: {error.strerror}", model_dir
+        ) from error

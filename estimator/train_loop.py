@@ -1,0 +1,229 @@
+"""The training loop: batches in, steps out, hooks around them.
+
+    session = TrainSession(...)
+    run_hooked(session, hooks, interrupt)       # until a hook, the input or a signal ends it
+
+Law: the loop never waits for the device. Only a hook that reads a value does.
+"""
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from estimator import steps
+from estimator.binding import Binding
+from estimator.checkpoint import CheckpointWriter, Snapshot
+from estimator.events import EventWriters
+from estimator.feed import Feed, Item
+from estimator.placement import Placement
+from estimator.run_config import RunConfig
+from estimator.session import (
+    NanLossDuringTrainingError,
+    Session,
+    SessionRunArgs,
+    SessionRunContext,
+    SessionRunHook,
+    SessionRunValues,
+)
+from estimator.signals import Interrupt
+from estimator.train_state import TrainState, flatten_opt_state
+
+_LOG = logging.getLogger(__name__)
+
+
+class TrainSession(Session):
+    """The state of one train call.
+
+    Args:
+        state: where it starts.
+        global_step: the step of that state.
+        seed: the seed of that state.
+        feed: its batches.
+        binding: what the first batch asked for.
+        compiled: gives the compiled steps of a binding.
+        placement: where batches go.
+        config: the settings of the run.
+        model_dir: where summaries go.
+        writers: the event writers.
+        fail_on_nan: whether a bad number raises, or just ends the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: TrainState,
+        global_step: int,
+        seed: int,
+        feed: Feed,
+        binding: Binding,
+        compiled: Callable[[Binding], steps.TrainSteps],
+        placement: Placement,
+        config: RunConfig,
+        model_dir: str,
+        writers: EventWriters,
+        fail_on_nan: bool,
+    ) -> None:
+        self.state = state
+        self.global_step = global_step
+        self.outputs: dict[str, Any] = {}
+        self._seed = seed
+        self._feed = feed
+        self._binding = binding
+        self._compiled = compiled
+        self._placement = placement
+        self._config = config
+        self._model_dir = model_dir
+        self._writers = writers
+        self._fail_on_nan = fail_on_nan
+        self._savers: dict[str, CheckpointWriter] = {}
+        self._in_flight: deque[Any] = deque()
+
+    def names(self) -> list[str]:
+        """Returns variables, tags, and what each step gives."""
+        fixed = ["global_step", "loss", "losses", "summaries"]
+        return [*fixed, *self._binding.recipes.tags, *self.state.values]
+
+    def fetch(self, name: str) -> Any:
+        """Returns one value, not waiting for it."""
+        if name == "global_step":
+            return np.int64(self.global_step)
+        if name == "summaries" and self.outputs:
+            return {"loss": self.outputs["loss"], **self.outputs.get("summaries", {})}
+        if name == "losses" and "losses" not in self.outputs and self.outputs:
+            return self.outputs["loss"][None]
+        if name in self.outputs:
+            return self.outputs[name]
+        if name in self.state.values:
+            # The next step takes the state's memory; what a hook holds must outlive it.
+            return steps.copy(self.state.values[name])
+        self.check(name, "session.run")
+        raise ValueError(f'session.run: "{name}" is there only after the first step of a run.')
+
+    def step(self, item: Item, summaries: bool) -> None:
+        """Sends one step, or one block of steps, to the device."""
+        assert item.binding is not None
+        compiled = self._compiled(item.binding)
+        if item.count > 1:
+            inputs = self._placement.put_block(item.inputs)
+            self.state, self.outputs = compiled.block(self.state, inputs)
+        else:
+            run = compiled.with_summaries if summaries else compiled.one
+            self.state, self.outputs = run(self.state, item.inputs)
+        self.global_step += item.count
+        if self._placement.in_flight is not None:
+            self._in_flight.append(self.outputs["loss"])
+            if len(self._in_flight) > self._placement.in_flight:
+                self._in_flight.popleft().block_until_ready()
+
+    def bad_step(self) -> int | None:
+        """Returns the first step whose loss was not finite, waiting for the device."""
+        step = int(self.state.bad_step)
+        return None if step < 0 else step
+
+    def check_finite(self) -> bool:
+        """Returns whether the losses and variables are numbers, or raises, as the run wants it."""
+        trainable = frozenset(self._binding.trainable)
+        verdicts = jax.device_get(steps.finite(self.state.values, trainable))
+        bad = sorted(name for name, is_finite in verdicts.items() if not is_finite)
+        step = self.bad_step()
+        if not bad and step is None:
+            return True
+        what = f"the loss at step {step}" if step is not None else "the loss was finite, but not"
+        message = (
+            f"Not a finite number: {what}"
+            + (f", variables {bad}" if bad else "")
+            + f". Nothing is "
+            f"saved at step {self.global_step}; the last checkpoint is from before. Lower the "
+            "learning rate, clip the gradients, or look for a division by zero or log of zero."
+        )
+        if self._fail_on_nan:
+            raise NanLossDuringTrainingError(message)
+        _LOG.error("%s", message)
+        return False
+
+    def save(self, directory: str, wait: bool) -> None:
+        """Saves the state and the position in the input; goes on meanwhile unless `wait`."""
+        if directory not in self._savers:
+            self._savers[directory] = CheckpointWriter(
+                directory,
+                self._config.keep_checkpoint_max,
+                self._config.keep_checkpoint_every_n_hours,
+            )
+        position = None
+        if self._feed.resumable:
+            position = {"source": self._feed.fingerprint, "state": self._feed.position}
+        snapshot = Snapshot(
+            step=self.global_step,
+            seed=self._seed,
+            variables=self.state.values,
+            trainable=frozenset(self._binding.trainable),
+            opt_state=flatten_opt_state(self.state.opt_state),
+            position=position,
+        )
+        self._savers[directory].save(snapshot, wait=wait)
+
+    def wait_for_saves(self) -> None:
+        """Waits until every checkpoint is complete."""
+        for saver in self._savers.values():
+            saver.wait()
+
+    def summary_writer(self, directory: str | None = None) -> Any:
+        """Returns the event writer of a directory, by default the model_dir."""
+        return self._writers.get(directory or self._model_dir)
+
+    def close(self) -> None:
+        """Ends the threads that save."""
+        with contextlib.ExitStack() as stack:
+            for saver in self._savers.values():
+                stack.callback(saver.close)
+
+
+def run_hooked(
+    session: TrainSession,
+    feed: Feed,
+    hooks: Sequence[SessionRunHook],
+    interrupt: Interrupt,
+    steps_per_execution: int,
+) -> int:
+    """Runs the loop, and returns how many steps it made."""
+    context = SessionRunContext(session)
+    first = session.global_step
+    for hook in hooks:
+        hook.begin()
+    for hook in hooks:
+        hook.after_create_session(session, None)
+    # The step each hook waits for; None: the end of every block.
+    wakes = [hook.next_step(first) for hook in hooks]
+    while not context.stop_requested and interrupt.requested is None:
+        step = session.global_step
+        item = feed.take(_room(wakes, step, steps_per_execution))
+        if item is None:
+            break
+        last = step + item.count
+        due = [i for i, wake in enumerate(wakes) if wake is None or step < wake <= last]
+        asked = [(hooks[i], hooks[i].before_run(context)) for i in due]
+        session.step(item, any(args is not None and _wants_summaries(args) for _, args in asked))
+        for hook, args in asked:
+            results = None if args is None else session.run(args.fetches)
+            hook.after_run(context, SessionRunValues(results))
+        for i in due:
+            wakes[i] = hooks[i].next_step(last)
+    for hook in hooks:
+        hook.end(session)
+    return session.global_step - first
+
+
+def _room(wakes: Sequence[int | None], step: int, block: int) -> int:
+    """Returns how many steps fit before the next one that a hook waits for: a block, or one."""
+    if block > 1 and all(w is None or w <= step or w - step >= block for w in wakes):
+        return block
+    return 1
+
+
+def _wants_summaries(args: SessionRunArgs) -> bool:
+    return args.fetches == "summaries" or "summaries" in jax.tree.leaves(args.fetches)

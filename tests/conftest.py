@@ -1,0 +1,62 @@
+"""What all tests share: four CPU devices, a compilation cache, a model_dir, no leaked threads.
+
+The environment is set before anything imports jax, and processes that tests start inherit it.
+What you have set yourself is kept: `JAX_PLATFORMS=cuda pytest` runs on your GPU.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Devices that share few threads can wait for one another inside a collective. Many threads (NPROC)
+# prevent that, and the timeouts end a test that hangs all the same.
+XLA_FLAGS = {
+    "--xla_force_host_platform_device_count": 4,
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds": 5,
+    "--xla_cpu_collective_call_terminate_timeout_seconds": 20,
+}
+# XLA reports an error for each program that it reads from the cache: it misses in the machine two
+# "features" that are only preferences of its compiler. Level 3 hides all but fatal messages.
+DEFAULTS = {
+    "JAX_PLATFORMS": "cpu",
+    "NPROC": "64",
+    "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".pytest_cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "MPLBACKEND": "Agg",
+}
+
+
+def set_environment() -> None:
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    given = {flag.split("=")[0] for flag in flags}
+    flags += [f"{name}={value}" for name, value in XLA_FLAGS.items() if name not in given]
+    os.environ["XLA_FLAGS"] = " ".join(flags)
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+set_environment()
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> str:
+    """A directory for one model, not made yet."""
+    return str(tmp_path / "model")
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_threads() -> Iterator[None]:
+    """Fails a test after which a thread named `estimator-*`, started by it, is still alive."""
+    before = set(threading.enumerate())
+    yield
+    leaked = sorted(
+        thread.name
+        for thread in set(threading.enumerate()) - before
+        if thread.name.startswith("estimator-")
+    )
+    assert not leaked, f"threads outlive the test: {leaked}. Close or join what started them."

@@ -1,0 +1,162 @@
+"""Several steps in one dispatch: the cadences and the numbers are those of single steps."""
+
+import numpy as np
+import pytest
+from models import (
+    Notes,
+    Traced,
+    assert_close,
+    batches,
+    endless,
+    line,
+    make,
+    noisy,
+    scalars,
+    steps_of,
+    values_of,
+)
+
+import estimator as est
+
+QUIET = {"save_summary_steps": 0, "log_step_count_steps": None}
+
+
+class Blocks(Notes):
+    """Sees the end of each block."""
+
+    def next_step(self, global_step):
+        return None
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 12, 20])
+@pytest.mark.parametrize("model_fn", [line, noisy])
+def test_blocks_give_the_numbers_of_single_steps(tmp_path, model_fn, steps):
+    ones = make(model_fn, str(tmp_path / "a")).train(endless, steps=steps)
+    fives = make(model_fn, str(tmp_path / "b"), steps_per_execution=5).train(endless, steps=steps)
+    assert_close(values_of(fives), values_of(ones), 1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4, 5, 6, 7, 10])
+def test_blocks_keep_every_cadence(tmp_path, caplog, every):
+    """A cadence that is a multiple of the block ends on a block; others take blocks apart."""
+    found = []
+    for k in (1, 5):
+        path = str(tmp_path / str(k))
+        estimator = make(
+            noisy,
+            path,
+            steps_per_execution=k,
+            save_summary_steps=every,
+            log_step_count_steps=every,
+            save_checkpoints_steps=every,
+            keep_checkpoint_max=None,
+        )
+        hook = est.LoggingTensorHook({"at": "global_step"}, every_n_iter=every)
+        caplog.clear()
+        with caplog.at_level("INFO", "estimator"):
+            estimator.train(endless, [hook], steps=23)
+        logged = [r.getMessage().split()[2] for r in caplog.records if r.msg == "%s%s"]
+        written = {t: [step for step, _ in rows] for t, rows in scalars(path).items()}
+        found.append((steps_of(estimator), written, logged))
+    assert found[1] == found[0]
+
+
+def test_summaries_by_the_clock_are_written_with_blocks_too(model_dir):
+    hook = est.SummarySaverHook(save_secs=0.0)
+    estimator = make(noisy, model_dir, steps_per_execution=5, **QUIET)
+    estimator.train(endless, [hook], steps=20)
+    found = scalars(model_dir)
+    assert [step for step, _ in found["mean"]] == [step for step, _ in found["loss"]]
+
+
+@pytest.mark.parametrize("every", [5, 10])
+def test_the_profiler_traces_its_steps_with_blocks_too(model_dir, monkeypatch, every):
+    traced = []
+    monkeypatch.setattr("jax.profiler.start_trace", lambda path: traced.append(path))
+    monkeypatch.setattr("jax.profiler.stop_trace", lambda: None)
+    hook = est.ProfilerHook(save_steps=every, output_dir="there")
+    make(line, model_dir, steps_per_execution=5, **QUIET).train(endless, [hook], steps=21)
+    assert len(traced) == 1 + 20 // every
+
+
+def test_a_hook_without_a_next_step_sees_every_step(model_dir):
+    hook, blocks = Notes(), Blocks()
+    estimator = make(line, model_dir, steps_per_execution=5, **QUIET)
+    estimator.train(endless, [hook, blocks], steps=12)
+    assert hook.steps == blocks.steps == list(range(1, 13))
+
+
+def test_a_hook_that_returns_none_sees_the_end_of_each_block_and_all_its_losses(tmp_path):
+    single, blocks = Notes(fetches="loss"), Blocks(fetches="losses")
+    make(line, str(tmp_path / "a"), **QUIET).train(endless, [single], steps=12)
+    estimator = make(line, str(tmp_path / "b"), steps_per_execution=5, **QUIET)
+    estimator.train(endless, [blocks], steps=12)
+    assert blocks.steps == [5, 10, 11, 12]
+    losses = np.concatenate([np.asarray(result) for result in blocks.results])
+    np.testing.assert_allclose(losses, single.results, rtol=1e-5)
+
+
+def test_a_hook_is_called_at_the_step_it_waits_for_and_at_no_other(model_dir):
+    class Odd(Notes):
+        def next_step(self, global_step):
+            return next(step for step in (3, 4, 11, 17, 99) if step > global_step)
+
+    hook = Odd()
+    estimator = make(line, model_dir, steps_per_execution=5, **QUIET)
+    estimator.train(endless, [hook], steps=20)
+    assert hook.steps == [3, 4, 11, 17]
+
+
+@pytest.mark.parametrize("answer", [0, -1])
+def test_a_hook_that_waits_for_a_step_that_is_past_sees_the_next_one(model_dir, answer):
+    class Late(Notes):
+        def next_step(self, global_step):
+            return global_step + answer
+
+    hook = Late()
+    make(line, model_dir, steps_per_execution=5, **QUIET).train(endless, [hook], steps=7)
+    assert hook.steps
+
+
+def test_only_two_programs_are_compiled(model_dir):
+    traced = Traced()
+    estimator = make(traced, model_dir, steps_per_execution=5, **QUIET)
+    estimator.train(endless, steps=1)
+    one = traced.counts["train"]
+    estimator.train(endless, steps=5)
+    both = traced.counts["train"]
+    for steps in (4, 10, 13):
+        estimator.train(endless, steps=steps)
+    assert both == one + 1
+    assert traced.counts["train"] == both
+
+
+def test_batches_of_other_shapes_go_one_by_one(tmp_path):
+    data = batches(6) + batches(1, rows=3) + batches(7)
+    blocks = Blocks()
+    ones = make(line, str(tmp_path / "a"), **QUIET).train(lambda: data)
+    fives = make(line, str(tmp_path / "b"), steps_per_execution=5, **QUIET)
+    fives.train(lambda: data, [blocks])
+    assert_close(values_of(fives), values_of(ones), 1e-6)
+    assert blocks.steps[0] == 5
+    assert blocks.steps[-1] == 14
+
+
+def test_a_killed_run_of_blocks_goes_on_at_the_batch_after_the_checkpoint(tmp_path):
+    x, y = (np.concatenate(parts) for parts in zip(*[(f["x"], l) for f, l in batches(9)]))
+    input_fn = est.numpy_input_fn({"x": x}, y, batch_size=2, num_epochs=1, shuffle=False)
+    whole = make(noisy, str(tmp_path / "a")).train(input_fn)
+
+    class Breaks(est.SessionRunHook):
+        def after_run(self, run_context, run_values):
+            if run_context.session.global_step > 9:
+                raise ArithmeticError("enough")
+
+        def next_step(self, global_step):
+            return None
+
+    killed = make(noisy, str(tmp_path / "b"), save_checkpoints_steps=3, steps_per_execution=4)
+    with pytest.raises(ArithmeticError, match="enough"):
+        killed.train(input_fn, [Breaks()])
+    assert steps_of(killed)[-1] == 9
+    assert_close(values_of(killed.train(input_fn)), values_of(whole), 1e-5)

@@ -1,0 +1,535 @@
+"""Hooks: cadences, values by name, and what a hook may rely on."""
+
+import glob
+import logging
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import (
+    Notes,
+    assert_close,
+    batches,
+    endless,
+    features_only,
+    line,
+    make,
+    noisy,
+    poisoned,
+    scalars,
+    steps_of,
+    values_of,
+)
+
+import estimator as est
+
+QUIET = {"save_summary_steps": 0, "log_step_count_steps": None}
+
+
+def model(model_dir, model_fn=line, **settings):
+    """Returns an Estimator without the hooks that log and write."""
+    return make(model_fn, model_dir, **(QUIET | settings))
+
+
+def lines_of(caplog, start):
+    return [r.getMessage() for r in caplog.records if r.getMessage().startswith(start)]
+
+
+# Timers.
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_timer_fires_at_its_first_step_and_every_so_many_steps_from_there():
+    timer = est.SecondOrStepTimer(every_steps=3)
+    fired = []
+    for step in range(5, 15):
+        if timer.should_trigger_for_step(step):
+            fired.append((step, timer.update_last_triggered_step(step)[1]))
+    assert fired == [(5, None), (8, 3), (11, 3), (14, 3)]
+    assert timer.last_triggered_step() == 14
+
+
+def test_a_timer_fires_once_for_one_step():
+    timer = est.SecondOrStepTimer(every_secs=0.0)
+    timer.update_last_triggered_step(3)
+    assert not timer.should_trigger_for_step(3)
+    assert timer.should_trigger_for_step(4)
+
+
+def test_a_timer_of_seconds_looks_at_the_clock():
+    clock = Clock()
+    timer = est.SecondOrStepTimer(every_secs=2.0, clock=clock)
+    assert timer.should_trigger_for_step(1)
+    assert timer.update_last_triggered_step(1) == (None, None)
+    clock.now = 1.9
+    assert not timer.should_trigger_for_step(2)
+    clock.now = 2.0
+    assert timer.should_trigger_for_step(3)
+    assert timer.update_last_triggered_step(3) == (2.0, 2)
+
+
+def test_a_timer_that_was_reset_fires_at_once():
+    timer = est.SecondOrStepTimer(every_steps=100)
+    timer.update_last_triggered_step(1)
+    timer.reset()
+    assert timer.last_triggered_step() is None
+    assert timer.should_trigger_for_step(2)
+
+
+@pytest.mark.parametrize("given", [{}, {"every_secs": 1.0, "every_steps": 1}])
+def test_a_timer_needs_exactly_one_cadence(given):
+    with pytest.raises(ValueError, match="Exactly one of every_secs and every_steps"):
+        est.SecondOrStepTimer(**given)
+
+
+# StopAtStepHook.
+
+
+@pytest.mark.parametrize("given", [{}, {"num_steps": 1, "last_step": 1}])
+def test_stop_at_step_needs_exactly_one_argument(given):
+    with pytest.raises(ValueError, match="exactly one of num_steps and last_step"):
+        est.StopAtStepHook(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"), [({"num_steps": 2}, [2, 4]), ({"last_step": 3}, [3, 4])]
+)
+def test_stop_at_step_counts_anew_or_makes_one_step_more_where_the_last_is_past(
+    model_dir, given, steps
+):
+    """A hook that is asked after a step cannot stop before it."""
+    estimator, seen = model(model_dir), []
+    for _ in range(2):
+        estimator.train(lambda: batches(9), [est.StopAtStepHook(**given)])
+        seen.append(int(estimator.get_variable_value("global_step")))
+    assert seen == steps
+
+
+# LoggingTensorHook.
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "give every_n_iter, every_n_secs or at_end=True"),
+        ({"every_n_iter": 1, "every_n_secs": 1.0}, "only one of every_n_iter and every_n_secs"),
+        ({"every_n_iter": 0}, "every_n_iter must be > 0, got 0"),
+        ({"every_n_iter": -5}, "every_n_iter must be > 0, got -5"),
+    ],
+)
+def test_logging_refuses_a_cadence_that_is_none(given, message):
+    with pytest.raises(ValueError, match=message):
+        est.LoggingTensorHook(["loss"], **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({"every_n_iter": 1}, [1, 2, 3, 4, 5, 6, 7]),
+        ({"every_n_iter": 3}, [1, 4, 7]),
+        ({"every_n_iter": 4, "at_end": True}, [1, 5, 7]),
+        ({"every_n_secs": 1e6}, [1]),
+        ({"every_n_secs": 0.0}, [1, 2, 3, 4, 5, 6, 7]),
+        ({"at_end": True}, [7]),
+    ],
+)
+def test_logging_shows_values_at_its_cadence(model_dir, caplog, given, steps):
+    hook = est.LoggingTensorHook({"at": "global_step"}, **given)
+    with caplog.at_level(logging.INFO, "estimator"):
+        model(model_dir).train(endless, [hook], steps=7)
+    shown = [int(text.split()[2]) for text in lines_of(caplog, "at = ")]
+    assert shown == steps
+
+
+def test_logging_uses_the_formatter_it_was_given(model_dir, caplog):
+    hook = est.LoggingTensorHook(
+        ["loss", "line/kernel"], every_n_iter=1, formatter=lambda v: f"SHAPE {v['line/kernel'].shape}"
+    )
+    with caplog.at_level(logging.INFO, "estimator"):
+        model(model_dir).train(endless, [hook], steps=1)
+    assert lines_of(caplog, "SHAPE") == ["SHAPE (2,)"]
+
+
+def test_logging_counts_batches_where_nothing_is_trained(model_dir, caplog):
+    estimator = model(model_dir)
+    for name, call in (
+        ("loss", lambda hook: estimator.evaluate(lambda: batches(5), hooks=[hook])),
+        ("y", lambda hook: list(estimator.predict(lambda: features_only(5), hooks=[hook]))),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "estimator"):
+            call(est.LoggingTensorHook({"V": name}, every_n_iter=2))
+        assert len(lines_of(caplog, "V = ")) == 3, name
+
+
+def test_the_loss_is_logged_as_the_config_says(model_dir, caplog):
+    with caplog.at_level(logging.INFO, "estimator"):
+        make(line, model_dir, log_step_count_steps=3).train(endless, steps=5)
+    assert [text.split(" = ")[2].split()[0] for text in lines_of(caplog, "loss = ")] == ["1", "4"]
+    assert len(lines_of(caplog, "global_step/sec")) == 1
+
+
+# CheckpointSaverHook.
+
+
+@pytest.mark.parametrize("given", [{}, {"save_secs": 1, "save_steps": 1}])
+def test_a_saver_needs_exactly_one_cadence(model_dir, given):
+    with pytest.raises(ValueError, match="Exactly one of"):
+        est.CheckpointSaverHook(model_dir, **given)
+
+
+def test_a_saver_refuses_listeners_of_another_type(model_dir):
+    with pytest.raises(TypeError, match="listeners must be CheckpointSaverListener objects"):
+        est.CheckpointSaverHook(model_dir, save_steps=1, listeners=[Notes()])
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({"save_steps": 2}, [0, 2, 4, 5]),
+        ({"save_secs": 1e6}, [0, 5]),
+        ({"save_secs": 0}, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_a_saver_saves_the_first_step_its_cadence_and_the_last(model_dir, given, steps):
+    estimator = model(model_dir, keep_checkpoint_max=None)
+    estimator.train(endless, [est.CheckpointSaverHook(model_dir, **given)], steps=5)
+    assert steps_of(estimator) == steps
+
+
+def test_a_saver_in_evaluate_says_where_it_belongs(model_dir):
+    with pytest.raises(ValueError, match="Give a CheckpointSaverHook to train"):
+        saver = est.CheckpointSaverHook(model_dir, save_steps=1)
+        model(model_dir).evaluate(lambda: batches(1), hooks=[saver])
+
+
+# StepCounterHook and SummarySaverHook.
+
+
+def test_steps_a_second_are_written_from_the_second_firing_on(model_dir):
+    make(line, model_dir, log_step_count_steps=2).train(endless, steps=10)
+    assert [step for step, _ in scalars(model_dir)["global_step/sec"]] == [3, 5, 7, 9]
+
+
+@pytest.mark.parametrize(("every", "steps"), [(3, [1, 4, 7, 10]), (1, list(range(1, 11))), (0, [])])
+@pytest.mark.parametrize("model_fn", [line, noisy])
+def test_summaries_are_written_at_the_first_step_and_at_their_cadence(
+    model_dir, model_fn, every, steps
+):
+    hook = Notes(fetches=["loss", "biggest" if model_fn is noisy else "loss"])
+    estimator = model(model_dir, model_fn, save_summary_steps=every)
+    estimator.train(endless, [hook], steps=10)
+    found = scalars(model_dir)
+    assert found.keys() == ({"loss", "mean"} if model_fn is noisy else {"loss"} if every else set()) or (
+        not every and found == {}
+    )
+    for tag in found:
+        assert [step for step, _ in found[tag]] == steps
+    for step, loss in found.get("loss", []):
+        assert loss == float(hook.results[step - 1][0])
+
+
+def test_a_summary_hook_may_write_elsewhere_and_its_cadence_begins_anew_with_each_call(
+    model_dir, tmp_path
+):
+    hook = est.SummarySaverHook(save_steps=4, output_dir=str(tmp_path / "other"))
+    estimator = model(model_dir, noisy)
+    for _ in range(2):
+        estimator.train(endless, [hook], steps=6)
+    assert [step for step, _ in scalars(str(tmp_path / "other"))["mean"]] == [1, 5, 7, 11]
+    assert scalars(model_dir) == {}
+
+
+@pytest.mark.parametrize("hook", [est.SummarySaverHook, est.ProfilerHook])
+@pytest.mark.parametrize("given", [{}, {"save_secs": 1, "save_steps": 1}])
+def test_a_summary_or_profiler_hook_needs_exactly_one_cadence(hook, given):
+    with pytest.raises(ValueError, match="Exactly one of"):
+        hook(**given)
+
+
+# GlobalStepWaiterHook, FinalOpsHook, ProfilerHook.
+
+
+def test_a_waiter_for_a_step_that_is_past_does_not_wait(model_dir, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits"))
+    estimator = model(model_dir).train(endless, steps=2)
+    estimator.train(endless, [est.GlobalStepWaiterHook(2), est.GlobalStepWaiterHook(0)], steps=1)
+
+
+def test_a_waiter_waits_until_the_step_is_there(monkeypatch):
+    class Session(est.Session):
+        global_step = 3
+
+        def names(self):
+            return ["global_step"]
+
+        def fetch(self, name):
+            return self.global_step
+
+    def sleep(seconds):
+        assert seconds == 0.25
+        session.global_step += 1
+
+    session = Session()
+    monkeypatch.setattr("time.sleep", sleep)
+    est.GlobalStepWaiterHook(5, poll_secs=0.25).before_run(est.SessionRunContext(session))
+    assert session.global_step == 5
+
+
+@pytest.mark.parametrize(
+    ("fetches", "read"),
+    [
+        ("line/kernel", lambda v: v),
+        (["global_step", "line/kernel"], lambda v: v[1]),
+        ({"a": ("line/kernel", "loss")}, lambda v: v["a"][0]),
+    ],
+)
+def test_final_ops_fetches_values_at_the_end(model_dir, fetches, read):
+    hook = est.FinalOpsHook(fetches)
+    assert hook.final_ops_values is None
+    estimator = model(model_dir).train(endless, [hook], steps=3)
+    kernel = estimator.get_variable_value("line/kernel")
+    np.testing.assert_array_equal(read(hook.final_ops_values), kernel)
+    estimator.train(endless, steps=2)
+    np.testing.assert_array_equal(read(hook.final_ops_values), kernel)
+
+
+def test_final_ops_works_in_evaluate_and_predict(model_dir):
+    estimator, hooks = model(model_dir), [est.FinalOpsHook(n) for n in ("loss", "y")]
+    estimator.evaluate(lambda: batches(2), hooks=[hooks[0]])
+    answers = list(estimator.predict(lambda: features_only(1), hooks=[hooks[1]]))
+    assert np.shape(hooks[0].final_ops_values) == ()
+    np.testing.assert_array_equal(hooks[1].final_ops_values, [a["y"] for a in answers])
+
+
+def test_the_profiler_writes_a_trace_of_its_steps(model_dir, tmp_path):
+    hook = est.ProfilerHook(save_steps=10, output_dir=str(tmp_path / "traces"))
+    model(model_dir).train(endless, [hook], steps=3)
+    traces = glob.glob(str(tmp_path / "traces" / "**" / "*.xplane.pb"), recursive=True)
+    assert len(traces) == 1
+
+
+def test_a_trace_ends_where_the_step_fails(model_dir, tmp_path):
+    import jax
+
+    class Breaks(est.SessionRunHook):
+        def before_run(self, run_context):
+            raise ArithmeticError("enough")
+
+    hook = est.ProfilerHook(save_steps=10, output_dir=str(tmp_path / "traces"))
+    estimator = model(model_dir)
+    with pytest.raises(ArithmeticError, match="enough"):
+        estimator.train(endless, [hook, Breaks()], steps=3)
+    try:
+        fresh = est.ProfilerHook(save_steps=10, output_dir=str(tmp_path / "again"))
+        estimator.train(endless, [fresh], steps=1)
+    except RuntimeError:
+        jax.profiler.stop_trace()
+        raise
+
+
+# NanTensorHook.
+
+
+def poison(bad_at, count=8, value=np.nan):
+    """Returns batches of which one, counted from 1, makes the loss and the weight NaN."""
+    xs = [np.full((4, 2), value if i == bad_at else 0.1, np.float32) for i in range(1, count + 1)]
+    return [({"x": x}, np.zeros(4, np.float32)) for x in xs]
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("every", [1, 2, 100])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_no_number_raises_and_nothing_bad_is_saved(model_dir, every, k, value):
+    estimator = model(
+        model_dir, poisoned, save_checkpoints_steps=2, steps_per_execution=k, keep_checkpoint_max=0
+    )
+    hook = est.NanTensorHook(every_n_iter=every)
+    with pytest.raises(est.NanLossDuringTrainingError, match="at step 5"):
+        estimator.train(lambda: poison(5, value=value), [hook])
+    assert steps_of(estimator) == [0, 2, 4]
+    assert all(np.isfinite(value).all() for value in values_of(estimator).values())
+    (answer,) = estimator.predict(lambda: {"x": np.ones((1, 1), np.float32)})
+    assert np.isfinite(answer)
+    estimator.train(lambda: poison(0, count=2))
+    assert steps_of(estimator) == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_a_loss_that_is_no_number_may_just_end_the_run(model_dir, every, caplog):
+    estimator = model(model_dir, poisoned, save_checkpoints_steps=2)
+    hook, notes = est.NanTensorHook(fail_on_nan_loss=False, every_n_iter=every), Notes()
+    estimator.train(lambda: poison(3), [hook, notes])
+    assert steps_of(estimator) == [0, 2]
+    assert notes.log[-1][:2] == ["A", "end"]
+    assert notes.steps[-1] == (3 if every == 1 else 4)
+    assert "step 3" in caplog.text
+    assert np.isfinite(estimator.get_variable_value("weight"))
+
+
+def test_without_a_saver_a_bad_loss_still_raises_at_the_end(model_dir):
+    estimator = model(model_dir, poisoned, save_checkpoints_secs=None, save_checkpoints_steps=None)
+    with pytest.raises(est.NanLossDuringTrainingError, match="at step 5"):
+        estimator.train(lambda: poison(5))
+
+
+def test_a_finite_loss_with_a_gradient_that_is_none_is_found_before_the_save(model_dir):
+    def model_fn(features, labels, mode, params):
+        weight = est.get_variable("weight", (), 0.0, np.float32)
+        spec = line(features, labels, mode, params)
+        return spec._replace(loss=spec.loss + jnp.sqrt(weight))  # infinite slope at 0
+
+    estimator = model(model_dir, model_fn)
+    with pytest.raises(est.NanLossDuringTrainingError, match=r"variables \['weight'\]"):
+        estimator.train(endless, steps=1)
+    assert steps_of(estimator) == [0]
+
+
+def test_another_value_than_the_loss_can_be_watched(model_dir):
+    estimator = model(model_dir, poisoned)
+    hook = est.NanTensorHook("watched", every_n_iter=1)
+    with pytest.raises(est.NanLossDuringTrainingError, match="watched was not a finite number"):
+        estimator.train(lambda: poison(3), [hook])
+
+
+def test_another_value_than_the_loss_is_looked_at_when_the_run_ends(model_dir):
+    def model_fn(features, labels, mode, params):
+        est.tag("watched", jnp.log(jnp.min(features["x"])))  # NaN, while the loss is finite
+        return line(features, labels, mode, params)
+
+    hook = est.NanTensorHook("watched")
+    with pytest.raises(est.NanLossDuringTrainingError, match="watched was not a finite number"):
+        model(model_dir, model_fn).train(endless, [hook], steps=3)
+
+
+# What hooks can fetch.
+
+
+def test_hooks_fetch_variables_tags_and_the_loss_by_name_in_any_structure(model_dir):
+    hook = Notes(fetches={"a": "loss", "b": ["biggest", ("hidden/kernel", "global_step")]})
+    model(model_dir, noisy).train(endless, [hook], steps=2)
+    result = hook.results[-1]
+    assert result["a"].shape == result["b"][0].shape == ()
+    assert result["b"][1][0].shape == (2, 8)
+    assert result["b"][1][1] == 2
+    assert isinstance(result["b"], list)
+    assert isinstance(result["b"][1], tuple)
+
+
+@pytest.mark.parametrize(
+    ("make_hook", "message"),
+    [
+        (lambda n: est.LoggingTensorHook([n], every_n_iter=1), 'LoggingTensorHook: there is no "'),
+        (lambda n: est.FinalOpsHook(n), 'FinalOpsHook: there is no "'),
+        (lambda n: est.NanTensorHook(n), 'NanTensorHook: there is no "'),
+        (lambda n: Notes(fetches=n), 'session.run: there is no "'),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "near"), [("hidden/kernl", "hidden/kernel"), ("bigest", "biggest"), ("los", "loss")]
+)
+def test_an_unknown_name_gets_the_nearest_one(model_dir, make_hook, message, name, near):
+    hook = make_hook(name)
+    with pytest.raises(ValueError, match=f'{message}{name}" to fetch.*Did you mean "{near}"'):
+        model(model_dir, noisy).train(endless, [hook], steps=1)
+
+
+def test_what_is_no_name_is_refused(model_dir):
+    with pytest.raises(TypeError, match="session.run takes a name, or a list"):
+        model(model_dir).train(endless, [Notes(fetches=3)], steps=1)
+
+
+class Keeps(Notes):
+    """Keeps the arrays it was given."""
+
+    def after_create_session(self, session, coord):
+        super().after_create_session(session, coord)
+        self.results.append(session.run(self.fetches))
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_a_variable_that_a_hook_keeps_is_not_changed_by_later_steps(model_dir, k):
+    hook = Keeps(fetches="line/kernel")
+    hook.next_step = lambda step: None
+    estimator = model(model_dir, steps_per_execution=k).train(endless, [hook], steps=10)
+    kept = [np.array(value) for value in hook.results]
+    assert len(kept) == 1 + 10 // k
+    assert kept[0].tolist() == [0.5, -0.25]
+    np.testing.assert_array_equal(kept[-1], estimator.get_variable_value("line/kernel"))
+    assert len({value.tobytes() for value in kept}) == len(kept)
+
+
+@pytest.mark.parametrize("call", ["evaluate", "predict"])
+def test_a_variable_that_a_hook_keeps_of_another_call_is_not_taken_by_training(model_dir, call):
+    estimator = model(model_dir).train(endless, steps=3)
+    hook = Notes(fetches="line/kernel")
+    answer = getattr(estimator, call)(lambda: batches(2), hooks=[hook])
+    if call == "predict":
+        list(answer)
+    wanted = estimator.get_variable_value("line/kernel")
+    estimator.train(endless, steps=3)
+    for kept in hook.results:
+        np.testing.assert_array_equal(np.array(kept), wanted)
+
+
+@pytest.mark.parametrize("hook", [est.FinalOpsHook, lambda x: est.LoggingTensorHook([x], 1)])
+def test_a_hook_made_of_a_traced_array_is_refused(model_dir, hook):
+    def model_fn(features, labels, mode, params):
+        spec = line(features, labels, mode, params)
+        return spec._replace(training_hooks=[hook(spec.loss)])
+
+    with pytest.raises(TypeError, match=r"was given a traced array.*summary\.tag"):
+        model(model_dir, model_fn).train(endless, steps=1)
+
+
+# The run.
+
+
+def test_a_hook_that_asks_to_stop_lets_the_others_see_the_step(model_dir):
+    class Stops(est.SessionRunHook):
+        def after_run(self, run_context, run_values):
+            run_context.request_stop()
+
+    before, after = Notes("before"), Notes("after")
+    estimator = model(model_dir).train(endless, [before, Stops(), after], steps=9)
+    assert before.steps == after.steps == [1]
+    assert before.log[-1] == ["before", "end", 1]
+    assert steps_of(estimator) == [0, 1]
+
+
+@pytest.mark.parametrize("where", ["begin", "after_create_session", "before_run", "after_run"])
+def test_an_exception_skips_the_end(model_dir, where):
+    notes = Notes()
+
+    def breaks(*args):
+        raise ArithmeticError("enough")
+
+    hook = est.SessionRunHook()
+    setattr(hook, where, breaks)
+    estimator = model(model_dir)
+    with pytest.raises(ArithmeticError, match="enough"):
+        estimator.train(endless, [notes, hook], steps=3)
+    assert ["A", "end", 0] not in notes.log
+    assert ["A", "end", 1] not in notes.log
+    assert steps_of(estimator) == ([] if where == "begin" else [0])
+    estimator.train(endless, steps=2)
+    assert steps_of(estimator) == [0, 2]
+
+
+def test_chief_hooks_come_first_and_training_hooks_last(model_dir):
+    log = []
+
+    def model_fn(features, labels, mode, params):
+        return line(features, labels, mode, params)._replace(
+            training_hooks=[Notes("spec", log)], training_chief_hooks=[Notes("chief", log)]
+        )
+
+    model(model_dir, model_fn).train(lambda: batches(1), [Notes("user", log)])
+    assert [name for name, call, *_ in log if call == "end"] == ["chief", "user", "spec"]
+    assert [name for name, call, *_ in log if call == "after_run"] == ["chief", "user", "spec"]
