@@ -234,13 +234,12 @@ def _leaves_like(features: Any, labels: Any, like: Batch) -> list[Any] | None:
     inside, outside = like.layout
     if not isinstance(outside, ArrayLeaf) and outside is not _NONE:
         return None
-    keys = inside.keys if isinstance(inside, Node) else None
-    if keys is None:
+    if not isinstance(inside, Node):
         leaves = [features]
-    elif any(isinstance(child, Node) for child in inside.children):
+    elif inside.kind is not dict or any(isinstance(child, Node) for child in inside.children):
         return None
-    elif type(features) is dict and len(features) == len(keys):
-        leaves = [features.get(key) for key in keys]
+    elif type(features) is dict and len(features) == len(inside.keys):
+        leaves = [features.get(key) for key in inside.keys]
     else:
         return None
     if labels is not None:

@@ -15,6 +15,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+_FLUSH_SECONDS = 1.0
+
 
 class EventWriter:
     """Appends summaries to an event file.
@@ -26,6 +28,7 @@ class EventWriter:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self._records: list[bytes] = []
+        self._flushed = 0.0
         self._path: str | None = None
 
     def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -42,7 +45,7 @@ class EventWriter:
         self._add(step, text_summary(tag, text))
 
     def flush(self) -> None:
-        """Writes what was added.
+        """Writes what was added; without it, that happens about once a second.
 
         Raises:
             OSError: if the directory cannot be written.
@@ -63,9 +66,12 @@ class EventWriter:
                 error.errno, f"cannot write summaries: {error.strerror}", self.directory
             ) from error
         self._records = []
+        self._flushed = time.monotonic()
 
     def _add(self, step: int, summary: Any) -> None:
         self._records.append(_record(_event(step=step, summary=summary)))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
 
 
 class EventWriters:

@@ -189,6 +189,8 @@ class LoggingTensorHook(SessionRunHook):
         return None if self._timer is None else self._timer.next_step(global_step)
 
     def _log(self, values: Mapping[str, Any], seconds: float | None) -> None:
+        if self._formatter is None and not _LOG.isEnabledFor(logging.INFO):
+            return  # nobody listens: do not wait for the values
         shown = {name: np.asarray(value) for name, value in values.items()}
         if self._formatter is not None:
             _LOG.info(self._formatter(shown))
@@ -279,7 +281,6 @@ class SummarySaverHook(SessionRunHook):
         self._timer.update_last_triggered_step(session.global_step)
         writer = self._writer or session.summary_writer(self._output_dir)
         writer.add_scalars(session.global_step, jax.device_get(run_values.results))
-        writer.flush()
 
     def next_step(self, global_step: int) -> int | None:
         """Returns the step of the next summary."""

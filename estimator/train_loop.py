@@ -7,7 +7,9 @@ Law: the loop never waits for the device. Only a hook that reads a value does.
 """
 
 import contextlib
+import dataclasses
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,6 +36,7 @@ from estimator.signals import Interrupt
 from estimator.train_state import TrainState, flatten_opt_state
 
 _LOG = logging.getLogger(__name__)
+_NEVER = sys.maxsize
 
 
 class TrainSession(Session):
@@ -197,32 +200,65 @@ def run_hooked(
         hook.begin()
     for hook in hooks:
         hook.after_create_session(session, None)
-    # The step each hook waits for; None: the end of every block.
-    wakes = [hook.next_step(first) for hook in hooks]
+    schedule = _Schedule(hooks, first)
     while not context.stop_requested and interrupt.requested is None:
-        step = session.global_step
-        item = feed.take(_room(wakes, step, steps_per_execution))
+        item = feed.take(schedule.room(session.global_step, steps_per_execution))
         if item is None:
             break
-        last = step + item.count
-        due = [i for i, wake in enumerate(wakes) if wake is None or step < wake <= last]
-        asked = [(hooks[i], hooks[i].before_run(context)) for i in due]
-        session.step(item, any(args is not None and _wants_summaries(args) for _, args in asked))
-        for hook, args in asked:
+        due = schedule.due(session.global_step + item.count)
+        asked = [entry.hook.before_run(context) for entry in due]
+        session.step(item, any(args is not None and _wants_summaries(args) for args in asked))
+        for entry, args in zip(due, asked, strict=True):
             results = None if args is None else session.run(args.fetches)
-            hook.after_run(context, SessionRunValues(results))
-        for i in due:
-            wakes[i] = hooks[i].next_step(last)
+            entry.hook.after_run(context, SessionRunValues(results))
+        schedule.ran(due, session.global_step)
     for hook in hooks:
         hook.end(session)
     return session.global_step - first
 
 
-def _room(wakes: Sequence[int | None], step: int, block: int) -> int:
-    """Returns how many steps fit before the next one that a hook waits for: a block, or one."""
-    if block > 1 and all(w is None or w <= step or w - step >= block for w in wakes):
-        return block
-    return 1
+@dataclasses.dataclass(eq=False, slots=True)
+class _Entry:
+    """A hook and the step it waits for; None: the end of every block."""
+
+    hook: SessionRunHook
+    wake: int | None
+
+
+class _Schedule:
+    """Knows which hooks must see which step, so that the others cost nothing."""
+
+    def __init__(self, hooks: Sequence[SessionRunHook], step: int) -> None:
+        self._entries = [_Entry(hook, hook.next_step(step)) for hook in hooks]
+        self._plan(step)
+
+    def room(self, step: int, block: int) -> int:
+        """Returns how many steps may be made at once: a block, if no hook waits for one inside."""
+        return block if self._nearest - step >= block else 1
+
+    def due(self, step: int) -> list[_Entry]:
+        """Returns the hooks that see the step, in their order."""
+        if step < self._nearest:
+            return self._always
+        return [entry for entry in self._entries if entry.wake is None or entry.wake <= step]
+
+    def ran(self, entries: Sequence[_Entry], step: int) -> None:
+        """Asks hooks that have seen a step for their next one."""
+        changed = False
+        for entry in entries:
+            wake = entry.hook.next_step(step)
+            changed = changed or wake != entry.wake
+            entry.wake = wake
+        if changed:
+            self._plan(step)
+
+    def _plan(self, step: int) -> None:
+        for entry in self._entries:
+            # A step that is past already will not come again: such a hook has seen its last.
+            if entry.wake is not None and entry.wake <= step:
+                entry.wake = _NEVER
+        self._always = [entry for entry in self._entries if entry.wake is None]
+        self._nearest = min((e.wake for e in self._entries if e.wake is not None), default=_NEVER)
 
 
 def _wants_summaries(args: SessionRunArgs) -> bool:

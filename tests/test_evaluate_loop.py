@@ -92,13 +92,13 @@ def test_any_checkpoint_can_be_evaluated(model_dir):
 @pytest.mark.parametrize("call", ["evaluate", "predict"])
 def test_a_checkpoint_path_without_a_checkpoint_is_refused_at_the_call(model_dir, call, path):
     estimator = make(line, model_dir).train(endless, steps=1)
-    with pytest.raises(ValueError, match="checkpoint_path is not a valid checkpoint: .*Give one"):
+    with pytest.raises(ValueError, match=r"checkpoint_path is not a valid checkpoint: .*Give one"):
         getattr(estimator, call)(lambda: batches(1), checkpoint_path=os.path.join(model_dir, path))
 
 
 @pytest.mark.parametrize("empty", [lambda: iter(()), lambda: []])
 def test_evaluating_an_empty_input_is_an_error(model_dir, empty):
-    with pytest.raises((ValueError, TypeError), match="empty|length 2"):
+    with pytest.raises((ValueError, TypeError), match=r"empty|length 2"):
         make(line, model_dir).evaluate(empty)
 
 

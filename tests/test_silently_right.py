@@ -1,0 +1,509 @@
+"""What went wrong without a word in prototypes: it must be right, or an error."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import monitoring
+from models import Traced, line, make, steps_of
+from train_process import content, make_net, net, shuffled, table
+
+import estimator as est
+from estimator import checkpoint
+
+
+def compiled_programs() -> int:
+    """Returns how many programs this process has compiled, or read from the cache, until now."""
+    return len(_COMPILED)
+
+
+_COMPILED: list[str] = []
+
+
+def _note(name: str, *_: Any, **__: Any) -> None:
+    if name == "/jax/core/compile/backend_compile_duration":
+        _COMPILED.append(name)
+
+
+monitoring.register_event_duration_secs_listener(_note)
+
+
+# Arrays that are written again.
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths(est.HostRecipe):
+    """How long the strings are."""
+
+    name = "lengths"
+    dtype = np.dtype("int32")
+    dims = ("batch",)
+
+    def __call__(self, features, labels):
+        return np.array([len(text) for text in features["text"]], np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Alias(est.HostRecipe):
+    """The array of the batch itself, not a copy."""
+
+    name = "alias"
+    dtype = np.dtype("float32")
+    dims = ("batch",)
+
+    def __call__(self, features, labels):
+        return features["x"]
+
+
+def notebook(features, labels, mode):
+    """Writes down what it is given at each step."""
+    step = est.get_global_step()
+    parts = {
+        "x": features["x"][0],
+        "labels": labels[0].astype(jnp.float32),
+        "lengths": est.host_feature(Lengths())[0].astype(jnp.float32),
+        "alias": est.host_feature(Alias())[0],
+    }
+    for name, value in parts.items():
+        seen = est.get_variable(name, (8,), 0.0, trainable=False)
+        est.assign(name, seen.at[step].set(value))
+    metrics = {name: est.metrics.mean(value * 10.0**step) for name, value in parts.items()}
+    if mode == est.ModeKeys.EVAL:
+        metrics = {name: est.metrics.mean(value**2) for name, value in parts.items()}
+    return est.EstimatorSpec(mode, loss=parts["x"] + 0.0, eval_metric_ops=metrics)
+
+
+def refilled(strings: Any) -> Any:
+    """Returns an input_fn of eight batches that all are the same arrays."""
+
+    def input_fn():
+        x, labels = np.zeros(4, np.float32), np.zeros(4, np.int32)
+        for i in range(1, 9):
+            x[:], labels[:], strings[:] = i, i, "s" * i
+            yield {"x": x, "text": strings}, labels
+        x[:], labels[:], strings[:] = -1, -1, ""
+
+    return input_fn
+
+
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("kind", [object, "<U9"])
+def test_a_generator_that_refills_its_arrays_gives_the_batches_it_gave(
+    model_dir, prefetch, block, kind
+):
+    input_fn = refilled(np.full(4, "", kind))
+    settings = {"prefetch": prefetch, "steps_per_execution": block, "log_step_count_steps": None}
+    estimator = make(notebook, model_dir, save_summary_steps=0, **settings)
+    estimator.train(input_fn)
+    for name in ("x", "labels", "lengths", "alias"):
+        assert estimator.get_variable_value(name).tolist() == list(range(1, 9)), name
+    results = estimator.evaluate(input_fn)
+    for name in ("x", "labels", "lengths", "alias"):
+        assert results[name] == np.float32(np.mean(np.arange(1, 9) ** 2)), name
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_predictions_for_a_generator_that_refills_its_arrays_are_right(model_dir, prefetch):
+    def model_fn(features, mode):
+        alias = est.host_feature(Alias())
+        return est.EstimatorSpec(mode, predictions={"x": features["x"] * 1.0, "alias": alias})
+
+    input_fn = refilled(np.full(4, "", object))
+    estimator = make(model_fn, model_dir, prefetch=prefetch)
+    answers = list(estimator.predict(lambda: (f for f, _ in input_fn())))
+    assert [a["x"] for a in answers] == np.repeat(np.arange(1, 9), 4).tolist()
+    assert [a["alias"] for a in answers] == np.repeat(np.arange(1, 9), 4).tolist()
+
+
+def test_a_list_that_is_refilled_gives_the_batches_it_gave(model_dir):
+    def input_fn():
+        x: list[float] = [0.0] * 4
+        for i in range(1, 9):
+            x[:] = [float(i)] * 4
+            yield {"x": x, "text": ["s" * i] * 4}, [i] * 4
+
+    estimator = make(notebook, model_dir, prefetch=2, steps_per_execution=4)
+    with contextlib.suppress(ValueError):  # the recipe that hands on a list is refused
+        estimator.train(input_fn)
+    lengths = estimator_of_lengths(model_dir + "2").train(input_fn)
+    assert lengths.get_variable_value("seen").tolist() == list(range(1, 9))
+
+
+def estimator_of_lengths(model_dir: str) -> est.Estimator:
+    def model_fn(features, labels, mode):
+        seen = est.get_variable("seen", (8,), 0.0, trainable=False)
+        est.assign("seen", seen.at[est.get_global_step()].set(features["x"][0]))
+        return est.EstimatorSpec(mode, loss=jnp.mean(features["x"]))
+
+    return make(model_fn, model_dir, prefetch=2, steps_per_execution=4)
+
+
+# Hooks that keep what they were given.
+
+
+class Keeps(est.SessionRunHook):
+    """Keeps a variable, as it was at each step."""
+
+    def __init__(self):
+        self.by_run = []
+        self.by_session = []
+        self.then = []
+
+    def before_run(self, run_context):
+        return est.SessionRunArgs("dense/kernel")
+
+    def after_run(self, run_context, run_values):
+        self.by_run.append(run_values.results)
+        self.by_session.append(run_context.session.run(["dense/kernel"])[0])
+        self.then.append(np.array(run_values.results))
+
+
+def test_a_variable_that_a_hook_keeps_in_training_does_not_change(model_dir):
+    keeps = Keeps()
+    make_net(model_dir).train(shuffled(), [keeps], steps=4).train(shuffled(), steps=4)
+    for kept in (keeps.by_run, keeps.by_session):
+        np.testing.assert_array_equal(np.array(kept), np.array(keeps.then))
+    assert len({x.tobytes() for x in keeps.then}) == 4
+
+
+@pytest.mark.parametrize("call", ["evaluate", "predict"])
+@pytest.mark.parametrize("loaded", [False, True], ids=["live", "loaded"])
+def test_a_variable_that_a_hook_keeps_in_evaluation_outlives_later_training(
+    model_dir, call, loaded
+):
+    keeps = Keeps()
+    estimator = make_net(model_dir).train(shuffled(), steps=2)
+    if loaded:
+        estimator = make_net(model_dir)
+    answers = getattr(estimator, call)(shuffled(1), hooks=[keeps])
+    assert len(list(answers)) > 0
+    estimator.train(shuffled(), steps=2)
+    for kept in (keeps.by_run, keeps.by_session):
+        np.testing.assert_array_equal(np.array(kept), np.array(keeps.then))
+
+
+# Features that are not used.
+
+
+def test_a_feature_that_is_not_used_never_compiles_anything_anew(model_dir):
+    def input_fn():
+        for i, (features, labels) in enumerate(ordered(6)):
+            words = np.array(["w" * (i + 1)] * 8)
+            wide = np.ones((8, i + 1), np.float64)
+            ragged = [[1] * (j + i + 1) for j in range(8)]
+            ids = np.full((8, 2), 2**40 + i)
+            yield {**features, "words": words, "wide": wide, "ragged": ragged, "ids": ids}, labels
+
+    traced = Traced(lambda features, labels, mode, params: net(features, labels, mode))
+    estimator = make(traced, model_dir, save_checkpoints_steps=1)
+    estimator.train(lambda: list(input_fn())[:2])
+    estimator.evaluate(lambda: list(input_fn())[:1])
+    once, programs = dict(traced.counts), compiled_programs()
+    estimator.train(input_fn)
+    estimator.evaluate(input_fn)
+    assert traced.counts == once
+    assert compiled_programs() == programs
+
+
+def ordered(count: int, rows: int = 8) -> list[Any]:
+    """Returns batches in order."""
+    features, labels = table(count * rows)
+    return [
+        ({"x": features["x"][i : i + rows]}, labels[i : i + rows])
+        for i in range(0, count * rows, rows)
+    ]
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        lambda w: w.shape[0] + 10 * w.shape[1],
+        lambda w: len(w) + 10 * jnp.shape(w)[1],
+        lambda w: w.size // w.shape[1] + 10 * jnp.ones_like(w)[0].sum(),
+        lambda w: (
+            jax.tree.map(lambda x: x.shape[0], {"w": w})["w"] + 10 * w.reshape(-1, 2).shape[1]
+        ),
+    ],
+    ids=["shape", "len", "ones_like", "tree"],
+)
+def test_a_feature_of_which_only_the_shape_counts_is_right_at_every_batch_size(model_dir, size):
+    def model_fn(features, mode):
+        return est.EstimatorSpec(mode, predictions=features["x"] * 0 + size(features["w"]))
+
+    estimator = make(model_fn, model_dir)
+    rows = (8, 5, 3, 8)
+    answers = estimator.predict(
+        lambda: ({"x": np.zeros(n, np.float32), "w": np.zeros((n, 2), np.float32)} for n in rows)
+    )
+    assert [float(a) for a in answers] == [float(20 + n) for n in rows for _ in range(n)]
+
+
+def test_a_key_that_a_later_input_brings_is_seen(model_dir):
+    def model_fn(features, labels, mode):
+        weight = features["weight"] if "weight" in features else None
+        spec = net({"x": features["x"]}, labels, mode)
+        return spec._replace(eval_metric_ops={"mean": est.metrics.mean(labels, weight)})
+
+    estimator = make(model_fn, model_dir)
+    x, labels = np.zeros((4, 4), np.float32), np.array([0, 0, 2, 2])
+    weight = np.array([1.0, 1, 3, 3], np.float32)
+    estimator.train(lambda: ({"x": x}, labels), steps=1)
+    for _ in range(2):
+        assert estimator.evaluate(lambda: ({"x": x}, labels))["mean"] == 1
+        assert estimator.evaluate(lambda: ({"x": x, "weight": weight}, labels))["mean"] == 1.5
+
+
+def test_a_key_that_the_second_batch_brings_is_seen(model_dir):
+    def model_fn(features, mode):
+        extra = features["extra"] if "extra" in features else 0.0
+        return est.EstimatorSpec(mode, predictions=features["x"] + extra)
+
+    x = np.ones(2, np.float32)
+    batches = [{"x": x}, {"x": x, "extra": x}, {"x": x}]
+    for prefetch in (0, 2):
+        answers = make(model_fn, model_dir, prefetch=prefetch).predict(lambda: iter(batches))
+        assert [float(a) for a in answers] == [1, 1, 2, 2, 1, 1]
+
+
+# Numbers that are not numbers.
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_a_finite_loss_with_a_gradient_that_is_none_is_not_saved(model_dir, block):
+    def model_fn(features, labels, mode):
+        bent = est.get_variable("bent/kernel", (4,), 1.0)
+        straight = est.get_variable("straight/kernel", (4,), 1.0)
+        # The root of 0 is 0, its slope is not a number.
+        loss = jnp.sqrt(jnp.sum((features["x"] * bent) ** 2)) + jnp.mean(straight**2)
+        return est.EstimatorSpec(mode, loss=loss, train_op=optax.sgd(0.1))
+
+    def input_fn():
+        yield from [{"x": np.ones((8, 4), np.float32)}] * 7
+        yield {"x": np.zeros((8, 4), np.float32)}
+
+    settings = {"save_checkpoints_steps": 4, "steps_per_execution": block}
+    estimator = make(model_fn, model_dir, **settings, log_step_count_steps=None)
+    message = (
+        r"the loss was finite, but not, variables \['bent/kernel'\]. Nothing is saved at step 8"
+    )
+    with pytest.raises(est.NanLossDuringTrainingError, match=message):
+        estimator.train(input_fn)
+    assert steps_of(estimator) == [0, 4]
+    assert np.isfinite(estimator.get_variable_value("bent/kernel")).all()
+    estimator.train(lambda: [{"x": np.ones((8, 4), np.float32)}])
+    assert steps_of(estimator) == [0, 4, 5]
+
+
+def test_a_loss_that_was_no_number_once_between_two_saves_is_not_forgotten(model_dir):
+    def model_fn(features, labels, mode):
+        w = est.get_variable("w", (), 1.0)
+        x = jnp.mean(features["x"])
+        # The gradient stays a number.
+        loss = w**2 + jax.lax.stop_gradient(jnp.log(x))
+        return est.EstimatorSpec(mode, loss=loss, train_op=optax.sgd(0.1))
+
+    values = [1, 1, 1, 1, -1, 1, 1, 1, 1]
+    estimator = make(model_fn, model_dir, save_checkpoints_steps=4, steps_per_execution=4)
+    with pytest.raises(est.NanLossDuringTrainingError, match="the loss at step 5"):
+        estimator.train(lambda: ({"x": np.full((2,), v, np.float32)} for v in values))
+    assert steps_of(estimator) == [0, 4]
+
+
+# Dtypes and sizes.
+
+
+@pytest.mark.parametrize(
+    ("x_dtype", "label_dtype"),
+    [("float64", "int64"), ("float32", "uint8"), (">f4", ">i4"), (">f8", ">i8")],
+)
+@pytest.mark.parametrize("block", [1, 4])
+def test_other_dtypes_give_the_same_numbers(model_dir, x_dtype, label_dtype, block):
+    features, labels = table(40)
+    wanted = make_net(model_dir, steps_per_execution=block)
+    other = make_net(model_dir + "2", steps_per_execution=block)
+    data = [
+        (features["x"], labels.astype(np.int32)),
+        (features["x"].astype(x_dtype), labels.astype(label_dtype)),
+    ]
+    for estimator, (x, y) in zip((wanted, other), data, strict=True):
+        input_fn = est.numpy_input_fn({"x": x}, y, 8, num_epochs=2, shuffle=True, seed=1)
+        estimator.train(input_fn)
+        estimator.results = estimator.evaluate(input_fn)
+    same = {n: v for n, v in content(model_dir).items() if n != "position"}
+    for name, value in same.items():
+        np.testing.assert_array_equal(content(model_dir + "2")[name], value, err_msg=name)
+    assert wanted.results == other.results
+
+
+def test_arrays_that_do_not_lie_in_order_give_the_same_numbers(model_dir):
+    features, labels = table(8)
+    x = features["x"]
+    ways = [x, np.asfortranarray(x), np.repeat(x, 2, 0)[::2], x[::-1][::-1], jnp.asarray(x)]
+    estimator = make_net(model_dir)
+    results = [estimator.evaluate(lambda x=x: ({"x": x}, labels)) for x in ways]
+    assert all(result == results[0] for result in results)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Iterator[est.Estimator]:
+    return make_net(str(tmp_path_factory.mktemp("trained"))).train(shuffled(), steps=10)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 42, 43])
+def test_metrics_and_answers_do_not_depend_on_the_batch_size(trained, batch_size):
+    def model_fn(features, labels, mode):
+        spec = net(features, labels, mode)
+        if mode == est.ModeKeys.PREDICT:
+            return spec
+        values = jnp.abs(features["x"])
+        weights = 1.0 + features["x"][:, :1] ** 2
+        more = {
+            "mean": est.metrics.mean(values),
+            "weighted": est.metrics.mean(values, weights),
+            "accuracy": spec.eval_metric_ops["accuracy"],
+        }
+        return spec._replace(eval_metric_ops=more)
+
+    features, labels = table()
+    x = features["x"].astype(np.float64)
+    estimator = est.Estimator(model_fn, trained.model_dir)
+    ordered = est.numpy_input_fn(features, labels, batch_size, shuffle=False)
+    results = estimator.evaluate(ordered)
+    answers = list(estimator.predict(ordered))
+    weights = np.broadcast_to(1 + x[:, :1] ** 2, x.shape)
+    classes = np.array([a["classes"] for a in answers])
+    assert results["mean"] == pytest.approx(np.abs(x).mean(), rel=1e-6)
+    assert results["weighted"] == pytest.approx(np.average(np.abs(x), weights=weights), rel=1e-6)
+    assert results["accuracy"] == pytest.approx((classes == labels).mean(), rel=1e-6)
+    whole = list(trained.predict(est.numpy_input_fn(features, None, 43, shuffle=False)))
+    np.testing.assert_allclose(
+        [a["probabilities"] for a in answers], [a["probabilities"] for a in whole], rtol=1e-5
+    )
+
+
+def test_a_short_last_batch_counts_for_what_it_is(model_dir):
+    def input_fn():
+        for n in (4, 4, 1):
+            x = np.full((n, 2), n, np.float32)
+            yield {"x": x}, np.zeros(n, np.float32)
+
+    estimator = make(line, model_dir)
+    errors = [abs(n * 0.25) for n in (4, 4, 1) for _ in range(n)]
+    assert estimator.evaluate(input_fn)["error"] == pytest.approx(np.mean(errors), rel=1e-6)
+    assert len(list(estimator.predict(lambda: (f for f, _ in input_fn())))) == 9
+    weights = {"k": np.array([0.5, -0.25]), "b": 0.0}
+    estimator.train(input_fn)
+    for n in (4, 4, 1):
+        slope = 2 * (n * weights["k"].sum() + weights["b"])
+        weights = {"k": weights["k"] - 0.1 * slope * n, "b": weights["b"] - 0.1 * slope}
+    np.testing.assert_allclose(estimator.get_variable_value("line/kernel"), weights["k"], rtol=1e-4)
+
+
+# What is kept between calls.
+
+
+def test_a_second_evaluation_compiles_nothing_and_reads_no_checkpoint(model_dir, monkeypatch):
+    make_net(model_dir).train(shuffled(), steps=2)
+    estimator = make_net(model_dir)
+    first = estimator.evaluate(shuffled(1), steps=1)
+
+    def never(*_, **__):
+        raise AssertionError("the checkpoint is read again")
+
+    monkeypatch.setattr(checkpoint, "_read_item", never)
+    programs = compiled_programs()
+    for _ in range(2):
+        assert estimator.evaluate(shuffled(1), steps=1) == first
+    assert compiled_programs() == programs
+
+
+def test_a_second_evaluation_of_an_untrained_model_compiles_nothing(model_dir):
+    estimator = make_net(model_dir)
+    first = estimator.evaluate(shuffled(1), steps=1)
+    programs = compiled_programs()
+    assert estimator.evaluate(shuffled(1), steps=1) == first
+    assert compiled_programs() == programs
+
+
+# Calls inside of calls.
+
+
+@pytest.mark.parametrize("inside", ["listener", "hook"])
+def test_predicting_and_evaluating_while_training_sees_the_last_checkpoint(model_dir, inside):
+    seen: list[Any] = []
+    once = ordered(1)
+
+    def look():
+        answers = list(estimator.predict(lambda: once, "probabilities"))
+        results = estimator.evaluate(lambda: once)
+        path = estimator.latest_checkpoint()
+        apart = make_net(model_dir)
+        again = apart.evaluate(lambda: once, checkpoint_path=path)
+        assert again == results
+        seen.append(int(results["global_step"]))
+        assert len(answers) == 8
+
+    class Listener(est.CheckpointSaverListener):
+        def after_save(self, session, global_step_value):
+            look()
+            assert seen[-1] == global_step_value
+
+    class Hook(est.SessionRunHook):
+        def after_run(self, run_context, run_values):
+            if run_context.session.global_step % 2 == 0:
+                look()
+
+    estimator = make_net(model_dir)
+    given = {"hooks": [Hook()]} if inside == "hook" else {"saving_listeners": [Listener()]}
+    estimator.train(shuffled(), max_steps=8, **given)
+    assert seen == ([0, 3, 6, 8] if inside == "listener" else [0, 3, 6, 6])
+    make_net(model_dir + "2").train(shuffled(), max_steps=8)
+    wanted = content(model_dir + "2")
+    for name, value in content(model_dir).items():
+        np.testing.assert_array_equal(value, wanted[name], err_msg=name)
+
+
+def test_a_generator_of_answers_half_read_in_a_hook_goes_on_after_the_training(model_dir):
+    class Hook(est.SessionRunHook):
+        def after_run(self, run_context, run_values):
+            if run_context.session.global_step == 5:
+                opened.append(estimator.predict(shuffled(1), "probabilities"))
+                answers.append(next(opened[0])["probabilities"])
+
+    opened: list[Any] = []
+    answers: list[Any] = []
+    estimator = make_net(model_dir)
+    estimator.train(shuffled(), [Hook()], max_steps=8).train(shuffled(), steps=3)
+    answers += [a["probabilities"] for a in opened[0]]
+    path = f"{model_dir}/checkpoints/3"
+    wanted = make_net(model_dir).predict(shuffled(1), "probabilities", checkpoint_path=path)
+    np.testing.assert_array_equal(answers, [a["probabilities"] for a in wanted])
+
+
+def test_two_training_hooks_of_the_spec_begin_anew_in_each_call(model_dir):
+    class Counts(est.SessionRunHook):
+        def __init__(self):
+            self.calls = []
+
+        def begin(self):
+            self.calls.append(0)
+
+        def after_run(self, run_context, run_values):
+            self.calls[-1] += 1
+
+    hooks: list[Any] = []
+
+    def model_fn(features, labels, mode):
+        hooks.append(Counts())
+        return net(features, labels, mode)._replace(training_hooks=[hooks[-1]])
+
+    estimator = make(model_fn, model_dir)
+    estimator.train(shuffled(), steps=3).train(shuffled(), steps=2)
+    assert [hook.calls for hook in hooks if hook.calls] == [[3, 2]]

@@ -1,0 +1,540 @@
+"""Wrong use gives one clear error, spoils no checkpoint, and leaves training able to go on."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from models import scalars, steps_of
+from train_process import content, make_net, net, shuffled, table
+
+import estimator as est
+from estimator import checkpoint
+
+TRAIN, EVAL = est.ModeKeys.TRAIN, est.ModeKeys.EVAL
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> str:
+    """A model_dir where `net` was trained for six steps."""
+    model_dir = str(tmp_path_factory.mktemp("good") / "model")
+    make_net(model_dir).train(shuffled(), max_steps=6)
+    return model_dir
+
+
+@pytest.fixture
+def trained(good, model_dir) -> Iterator[str]:
+    """A copy of it; in the end, the good model must be able to go on from where it was."""
+    shutil.copytree(good, model_dir)
+    yield model_dir
+    last = content(model_dir)
+    assert last["step"] == 6
+    make_net(model_dir).train(shuffled(), steps=1)
+    assert content(model_dir)["step"] == 7
+
+
+def estimator_of(model_fn: Any, model_dir: str, **settings: Any) -> est.Estimator:
+    config = est.RunConfig(**{"random_seed": 5, "save_checkpoints_steps": 3, **settings})
+    return est.Estimator(model_fn, model_dir, config)
+
+
+def batches(count: int, rows: int = 8) -> list[Any]:
+    """Returns batches of `rows`, in order."""
+    features, labels = table(count * rows)
+    return [
+        ({"x": features["x"][i : i + rows]}, labels[i : i + rows])
+        for i in range(0, count * rows, rows)
+    ]
+
+
+# What a model_fn may do wrong.
+
+
+def without_loss(features, labels, mode):
+    return est.EstimatorSpec(mode, predictions=net(features, labels, est.ModeKeys.PREDICT))
+
+
+def with_loss_none(features, labels, mode):
+    net(features, labels, mode)
+    return est.EstimatorSpec(mode, predictions={"y": features["x"]}, train_op=optax.sgd(0.1))
+
+
+def without_train_op(features, labels, mode):
+    return est.EstimatorSpec(mode, loss=net(features, labels, mode).loss)
+
+
+def with_a_number_for_a_metric(features, labels, mode):
+    return net(features, labels, mode)._replace(eval_metric_ops={"mean": jnp.mean(labels)})
+
+
+def with_a_class_for_a_train_op(features, labels, mode):
+    return net(features, labels, mode)._replace(train_op=optax.adam)
+
+
+def with_gradients_for_a_train_op(features, labels, mode):
+    return net(features, labels, mode)._replace(train_op=jnp.zeros(3))
+
+
+def with_a_rate_of_the_batch(features, labels, mode):
+    return net(features, labels, mode)._replace(train_op=optax.adam(jnp.mean(features["x"])))
+
+
+def with_another_optimizer(features, labels, mode):
+    return net(features, labels, mode)._replace(train_op=optax.sgd(0.1, momentum=0.9))
+
+
+def without_a_layer(features, labels, mode):
+    loss = jnp.mean(est.layers.dense(est.layers.dense(features["x"], 10), 10) ** 2)
+    return est.EstimatorSpec(mode, loss=loss, train_op=optax.adam(0.01))
+
+
+def with_a_wider_layer(features, labels, mode):
+    loss = jnp.mean(est.layers.dense(features["x"], 11) ** 2)
+    return est.EstimatorSpec(mode, loss=loss, train_op=optax.adam(0.01))
+
+
+def with_one_layer_more(features, labels, mode):
+    spec = net(features, labels, mode)
+    loss = jnp.mean(est.layers.dense(features["x"], 1, name="extra") ** 2)
+    return spec._replace(loss=spec.loss + loss)
+
+
+def with_an_initializer_of_the_batch(features, labels, mode):
+    spec = net(features, labels, mode)
+    mean = jnp.mean(features["x"], 0)
+    scale = est.get_variable("scale", (4,), lambda key, shape, dtype: mean)
+    return spec._replace(loss=spec.loss + jnp.sum(scale))
+
+
+def returning_a_loss(features, labels, mode):
+    return net(features, labels, mode).loss
+
+
+def returning_a_loss_of_each_row(features, labels, mode):
+    return net(features, labels, mode)._replace(loss=features["x"][:, 0])
+
+
+@pytest.mark.parametrize(
+    ("model_fn", "error", "message"),
+    [
+        (with_loss_none, ValueError, r"Missing loss: .* mode 'train' needs `loss`.* given only"),
+        (
+            without_train_op,
+            ValueError,
+            r"Missing train_op: .*'dense/bias', 'dense/kernel'.* train_op=optax.adam",
+        ),
+        (
+            with_a_number_for_a_metric,
+            TypeError,
+            r'eval_metric_ops\["mean"\] must be a metric such as metrics.mean\(values\), got',
+        ),
+        (with_a_class_for_a_train_op, TypeError, "train_op must be an optax transformation"),
+        (with_gradients_for_a_train_op, TypeError, "train_op must be an optax transformation"),
+        (with_a_rate_of_the_batch, ValueError, "train_op holds a value that .* from the batch"),
+        (
+            with_another_optimizer,
+            ValueError,
+            r"checkpoints/6 was written with another optimizer: it holds the state \[0/count .*"
+            r"this one needs \[0/trace.*new model_dir",
+        ),
+        (
+            without_a_layer,
+            ValueError,
+            r"checkpoints/6 has \[.*'dense_2/kernel'\], .* asks only for \['dense/bias', "
+            r"'dense/kernel', 'dense_1/bias', 'dense_1/kernel'\].*another model_dir",
+        ),
+        (
+            with_a_wider_layer,
+            ValueError,
+            r"checkpoints/6 does not fit .*dense/kernel \(4, 10\) there, \(4, 11\) here.*"
+            r"checkpoint has \['dense/bias'.*model_fn asks for \['dense/bias'.*another model_dir",
+        ),
+        (
+            with_one_layer_more,
+            ValueError,
+            r"checkpoints/6 does not fit .*missing \['extra/bias', 'extra/kernel'\].*"
+            r"checkpoint has \['dense/bias'.*model_fn asks for .*'extra/kernel'",
+        ),
+        (returning_a_loss, TypeError, "model_fn should return an EstimatorSpec, got"),
+        (returning_a_loss_of_each_row, ValueError, r"Loss must be a single number.*\(8,\).*mean"),
+    ],
+    ids=lambda case: getattr(case, "__name__", ""),
+)
+def test_a_wrong_model_fn_is_refused_before_a_step_is_made(trained, model_fn, error, message):
+    files = sorted(Path(trained, "checkpoints").rglob("*"))
+    estimator = estimator_of(model_fn, trained)
+    for _ in range(2):
+        with pytest.raises(error, match=message):
+            estimator.train(shuffled(), steps=2)
+    assert sorted(Path(trained, "checkpoints").rglob("*")) == files
+
+
+def test_a_missing_loss_in_evaluation_is_refused(trained):
+    with pytest.raises(ValueError, match=r"Missing loss: .* mode 'eval' needs `loss`"):
+        estimator_of(with_loss_none, trained).evaluate(shuffled(1))
+
+
+def test_predictions_that_are_a_spec_are_refused(trained):
+    with pytest.raises((TypeError, ValueError), match=r"Missing loss|must be an array"):
+        estimator_of(without_loss, trained).train(shuffled(), steps=1)
+
+
+def test_an_initializer_that_looks_at_the_batch_is_refused(model_dir):
+    message = r"The initializer of scale float32\[4\] uses a value of the batch.*Scaffold\(init_fn"
+    with pytest.raises(ValueError, match=message):
+        estimator_of(with_an_initializer_of_the_batch, model_dir).train(shuffled(), steps=2)
+    assert steps_of(make_net(model_dir)) == []
+    make_net(model_dir).train(shuffled(), steps=1)
+
+
+def test_a_variable_that_only_evaluation_asks_for_is_refused(trained):
+    def model_fn(features, labels, mode):
+        return (with_one_layer_more if mode == EVAL else net)(features, labels, mode)
+
+    message = (
+        r"checkpoints/6 does not fit the model_fn in mode 'eval': missing \['extra/bias', "
+        r"'extra/kernel'\].*The checkpoint has \['dense/bias'.*asks for \['dense/bias'"
+    )
+    with pytest.raises(ValueError, match=message):
+        estimator_of(model_fn, trained).evaluate(shuffled(1))
+
+
+def test_a_variable_first_asked_for_at_another_batch_size_is_refused(model_dir):
+    def model_fn(features, labels, mode):
+        few = features["x"].shape[0] < 8
+        return (with_one_layer_more if few else net)(features, labels, mode)
+
+    estimator = estimator_of(model_fn, model_dir, save_checkpoints_steps=2)
+    message = r'get_variable\("extra/kernel"\): the model has no such variable; it has \[.*dense'
+    with pytest.raises(ValueError, match=message):
+        estimator.train(lambda: [*batches(3), *batches(1, rows=5)])
+    assert steps_of(estimator) == [0, 2]
+    estimator.train(shuffled(), max_steps=4)
+    with pytest.raises(ValueError, match=message):
+        estimator.evaluate(lambda: [*batches(1), *batches(1, rows=5)])
+    assert steps_of(estimator) == [0, 2, 4]
+
+
+def test_a_tag_or_metric_first_seen_at_another_batch_size_is_refused(model_dir):
+    def model_fn(features, labels, mode):
+        spec = net(features, labels, mode)
+        if features["x"].shape[0] < 8:
+            est.tag("few", spec.loss)
+        return spec
+
+    estimator = estimator_of(model_fn, model_dir)
+    with pytest.raises(ValueError, match=r"model_fn tags \['few'\] with this batch, but \[\]"):
+        estimator.train(lambda: [*batches(3), *batches(1, rows=5)])
+    assert steps_of(estimator) == [0, 3]
+
+
+# Misspelt names.
+
+
+def test_a_misspelt_name_in_a_hook_is_refused_before_a_step_is_made(trained):
+    message = r'LoggingTensorHook: there is no "los" to fetch, only \[.*Did you mean "loss"'
+    with pytest.raises(ValueError, match=message):
+        make_net(trained).train(shuffled(), [est.LoggingTensorHook(["los"], 1)], steps=2)
+    with pytest.raises(ValueError, match=message):
+        make_net(trained).evaluate(shuffled(1), hooks=[est.LoggingTensorHook(["los"], 1)])
+
+
+@pytest.mark.parametrize(
+    "hook", [est.FinalOpsHook("dens/kernel"), est.NanTensorHook("dens/kernel")]
+)
+def test_a_misspelt_variable_in_a_hook_is_refused(trained, hook):
+    with pytest.raises(ValueError, match=r'no "dens/kernel" to fetch.*mean "dense/kernel"'):
+        make_net(trained).train(shuffled(), [hook], steps=2)
+
+
+def test_a_misspelt_predict_key_is_refused_at_the_call(trained):
+    message = (
+        r"model_fn predicts \['classes', 'probabilities'\], not \['clases'\].*mean \"classes\""
+    )
+    with pytest.raises(ValueError, match=message):
+        make_net(trained).predict(shuffled(1), "clases")
+
+
+def test_a_misspelt_variable_is_refused(trained):
+    message = "no variable 'dense/kernal' among .*'dense/bias'.*Did you mean \"dense/kernel\""
+    with pytest.raises(KeyError, match=message.replace('"', r'\\?"')):
+        make_net(trained).get_variable_value("dense/kernal")
+
+
+# Batches that do not fit.
+
+
+def with_bad_batch(number: int, bad: Any) -> Any:
+    """Returns an input_fn that gives good batches, and in place `number`, from 1 on, a bad one."""
+    made = batches(number + 4)
+    made[number - 1] = bad
+    return lambda: iter(made)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.ones((8, 5), np.float32), r'\(5, 10\).*\(4, 10\)|features\["x"\]'),
+        (np.ones((8, 4, 2), np.float32), r'\(2, 10\).*\(4, 10\)|features\["x"\]'),
+        (np.array([["a"] * 4] * 8), r'features\["x"\] holds strings'),
+    ],
+    ids=["wider", "of another rank", "strings"],
+)
+def test_a_feature_of_another_shape_at_step_50_is_named(model_dir, x, message, prefetch):
+    estimator = make_net(model_dir, save_checkpoints_steps=20, prefetch=prefetch)
+    input_fn = with_bad_batch(50, ({"x": x}, np.zeros(8, np.int32)))
+    with pytest.raises((TypeError, ValueError), match=message):
+        estimator.train(input_fn)
+    assert steps_of(estimator) == [0, 20, 40]
+    make_net(model_dir).train(shuffled(), max_steps=41)
+    assert content(model_dir)["step"] == 41
+
+
+def test_labels_of_another_length_than_the_features_are_refused(model_dir):
+    features, labels = batches(1)[0]
+    message = (
+        r'labels has length 7, the features \[8\]: the batch has features\["x"\] float32\[8, 4\]'
+    )
+    estimator = make_net(model_dir)
+    with pytest.raises(ValueError, match=message):
+        estimator.train(lambda: (features, labels[:7]), steps=2)
+    with pytest.raises(ValueError, match=message):
+        estimator.train(with_bad_batch(5, (features, labels[:7])))
+    assert steps_of(estimator) == [0, 3]
+    with pytest.raises(ValueError, match=message):
+        estimator.evaluate(with_bad_batch(2, (features, labels[:7])))
+    estimator.train(shuffled(), max_steps=4)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (({"y": np.ones((8, 4), np.float32)}, np.zeros(8, np.int32)), "'x'"),
+        (np.ones((8, 4), np.float32), "x|index|label"),
+        (({"x": np.ones((8, 4))}, np.zeros(8), 1), r"batch 5 of input_fn should be .*length 3"),
+        (None, "batch 5 of input_fn is None"),
+    ],
+    ids=["without the feature", "an array", "of three", "none"],
+)
+def test_a_batch_of_another_make_is_refused_at_its_step(model_dir, bad, message):
+    estimator = make_net(model_dir)
+    with pytest.raises((TypeError, ValueError, KeyError, IndexError), match=message):
+        estimator.train(with_bad_batch(5, bad))
+    assert steps_of(estimator) == [0, 3]
+    estimator.train(shuffled(), max_steps=4)
+
+
+def with_ids(features, labels, mode):
+    """The net; it uses `id`, if there is one."""
+    spec = net({"x": features["x"]}, labels, mode)
+    if "id" not in features:
+        return spec
+    return spec._replace(loss=spec.loss + 0.0 * jnp.mean(features["id"]))
+
+
+@pytest.mark.parametrize("too_big", [2**31, -(2**40), 2**63 - 1])
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_an_id_that_does_not_fit_is_refused_by_name_if_it_is_used(model_dir, too_big, prefetch):
+    def input_fn():
+        for i, (features, labels) in enumerate(batches(8)):
+            ids = np.arange(8, dtype=np.int64)
+            ids[3] = too_big if i == 4 else 3
+            yield {**features, "id": ids}, labels
+
+    estimator = estimator_of(with_ids, model_dir, prefetch=prefetch)
+    with pytest.raises(OverflowError, match=rf'features\["id"\] holds {too_big}, which does not'):
+        estimator.train(input_fn)
+    assert steps_of(estimator) == [0, 3]
+    unused = estimator_of(net, model_dir, prefetch=prefetch).train(input_fn)
+    assert steps_of(unused)[-1] == 11
+
+
+# Inputs that end or raise.
+
+
+class BlockEnds(est.SessionRunHook):
+    """Counts steps and leaves blocks whole."""
+
+    def __init__(self):
+        self.step = 0
+
+    def after_run(self, run_context, run_values):
+        self.step = run_context.session.global_step
+
+    def next_step(self, global_step):
+        return None
+
+
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_an_input_that_raises_surfaces_where_it_raised(model_dir, prefetch, block):
+    def opens_the_file(i):
+        raise LookupError(f"no file {i}")
+
+    def input_fn():
+        for i, batch in enumerate(batches(9), start=1):
+            yield batch if i != 7 else opens_the_file(i)
+
+    estimator = make_net(model_dir, prefetch=prefetch, steps_per_execution=block)
+    hook = BlockEnds()
+    with pytest.raises(LookupError, match=r"^'?no file 7'?$") as caught:
+        estimator.train(input_fn, [hook])
+    assert hook.step == 6
+    assert "opens_the_file" in "".join(traceback.format_tb(caught.value.__traceback__))
+    assert steps_of(estimator)[-1] in (3, 6)
+    with pytest.raises(LookupError, match="no file 7"):
+        estimator.evaluate(input_fn)
+    with pytest.raises(LookupError, match="no file 7"):
+        list(estimator.predict(input_fn))
+    estimator.train(shuffled(), steps=1)
+
+
+def test_an_input_fn_that_raises_at_once_surfaces_unchanged(trained):
+    def input_fn():
+        raise LookupError("no table")
+
+    estimator = make_net(trained)
+    for call in (estimator.train, estimator.evaluate, lambda f: list(estimator.predict(f))):
+        with pytest.raises(LookupError, match=r"^'?no table'?$"):
+            call(input_fn)
+
+
+def test_an_empty_input_is_an_error_except_in_predict(trained):
+    estimator = make_net(trained)
+    with pytest.raises(ValueError, match=r"train: the input is empty. input_fn must give at least"):
+        estimator.train(lambda: iter(()), steps=3)
+    with pytest.raises(ValueError, match=r"evaluate: the input is empty. input_fn must give at"):
+        estimator.evaluate(lambda: iter(()))
+    assert list(estimator.predict(lambda: iter(()))) == []
+    assert list(estimator.predict(lambda: iter(()), "classes")) == []
+
+
+# Directories and disks.
+
+
+def test_a_model_dir_under_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    estimator = make_net(str(tmp_path / "file" / "model"))
+    message = r"model_dir cannot be written: Not a directory: .*file/model"
+    with pytest.raises(NotADirectoryError, match=message):
+        estimator.train(shuffled(), steps=1)
+    with pytest.raises(NotADirectoryError, match=r"Not a directory: .*file/model"):
+        estimator.evaluate(shuffled(1))
+    assert len(list(estimator.predict(shuffled(1)))) == 43
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 3 MB; skips where none can be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.getuid() != 0 or shutil.which("mount") is None or mount("-t", "tmpfs", disk):
+        pytest.skip("mounting a disk needs more rights")
+    yield disk
+    assert subprocess.run(["umount", "-l", disk], check=False).returncode == 0
+
+
+def mount(*arguments: Any) -> int:
+    command = ["mount", "-o", "size=3m", *arguments[:-1], "none", arguments[-1]]
+    return subprocess.run(command, check=False, capture_output=True).returncode
+
+
+def test_a_read_only_model_dir_is_refused_and_can_be_read(small_disk, good):
+    model_dir = str(small_disk / "model")
+    shutil.copytree(good, model_dir)
+    shutil.rmtree(Path(model_dir, "checkpoints", "0"))
+    assert subprocess.run(["mount", "-o", "remount,ro", small_disk], check=False).returncode == 0
+    estimator = make_net(model_dir)
+    assert len(list(estimator.predict(shuffled(1)))) == 43
+    with pytest.raises(OSError, match=r"Read-only file system: .*disk/model"):
+        estimator.train(shuffled(), steps=1)
+    with pytest.raises(OSError, match=r"Read-only file system: .*disk/model"):
+        estimator.evaluate(shuffled(1))
+    with pytest.raises(OSError, match=r"model_dir cannot be written: Read-only file system"):
+        make_net(str(small_disk / "new")).train(shuffled(), steps=1)
+
+
+@pytest.mark.parametrize("listeners", [(), (est.CheckpointSaverListener(),)], ids=["async", "sync"])
+def test_a_full_disk_is_one_clear_error_and_spares_the_checkpoints(small_disk, listeners):
+    model_dir = small_disk / "model"
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(2_000_000))
+    estimator = make_net(str(model_dir), save_checkpoints_steps=1, keep_checkpoint_max=None)
+    message = (
+        r"checkpoints/[0-9]+: this checkpoint could not be saved: .*[Nn]o space left.*Make room"
+    )
+    with pytest.raises(OSError, match=message):
+        estimator.train(shuffled(), max_steps=60, saving_listeners=listeners)
+    steps = steps_of(estimator)
+    assert steps == list(range(len(steps)))
+    assert len(steps) > 2
+    assert sorted(int(p.name) for p in (model_dir / "checkpoints").iterdir()) == steps
+    for path in estimator.all_checkpoints():
+        checkpoint.read_variables(path)
+        checkpoint.read_opt_state(path)
+    filler.unlink()
+    estimator.train(shuffled(), max_steps=steps[-1] + 3)
+    assert steps_of(estimator)[-1] == steps[-1] + 3
+    scalars(str(model_dir))
+
+
+def fill(path: Path) -> None:
+    """Writes zeros until the disk is full."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)) == 4096:
+            pass
+
+
+def test_a_disk_that_is_full_of_summaries_is_one_clear_error(small_disk):
+    model_dir = small_disk / "model"
+    estimator = make_net(str(model_dir), save_checkpoints_steps=1000, save_summary_steps=1)
+    estimator.train(shuffled(), steps=3)
+    filler = small_disk / "filler"
+    fill(filler)
+    with pytest.raises(OSError, match=r"cannot write summaries: No space left on device: .*model"):
+        estimator.train(shuffled(), steps=500)
+    filler.unlink()
+    estimator.train(shuffled(), steps=3)
+    steps = [step for step, _ in scalars(str(model_dir))["loss"]]
+    assert steps[-3:] == [4, 5, 6]
+
+
+def test_a_failing_save_does_not_hide_the_error_that_ended_the_run(model_dir, monkeypatch):
+    class Breaks(est.SessionRunHook):
+        def after_run(self, run_context, run_values):
+            monkeypatch.setattr("estimator.checkpoint._write", fails)
+            run_context.session.save(model_dir, wait=False)
+            raise LookupError("the first error")
+
+    def fails(*_):
+        raise OSError("no disk")
+
+    with pytest.raises(LookupError, match="the first error"):
+        make_net(model_dir).train(shuffled(), [Breaks()], steps=3)
+
+
+@pytest.mark.parametrize("where", ["hook", "listener"])
+def test_an_error_in_a_hook_or_a_listener_leaves_the_last_checkpoint(trained, where):
+    class Hook(est.SessionRunHook):
+        def after_run(self, run_context, run_values):
+            raise LookupError("mine")
+
+    class Listener(est.CheckpointSaverListener):
+        def before_save(self, session, global_step_value):
+            raise LookupError("mine")
+
+    estimator = make_net(trained)
+    given = {"hooks": [Hook()]} if where == "hook" else {"saving_listeners": [Listener()]}
+    with pytest.raises(LookupError, match=r"^'?mine'?$"):
+        estimator.train(shuffled(), steps=2, **given)
+    assert jax.tree.leaves(estimator.evaluate(shuffled(1)))

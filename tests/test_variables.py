@@ -1,0 +1,682 @@
+"""The laws of the store: what a function asks for by name, and what it is given."""
+
+import functools
+from collections.abc import Iterator
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from estimator import Estimator, EstimatorSpec, RunConfig, layers
+from estimator.context import Frame, current_frame, is_tracing, run
+from estimator.variables import (
+    Recipes,
+    VariableRecipe,
+    apply,
+    assign,
+    assign_tree,
+    get_global_step,
+    get_variable,
+    initialize,
+    next_rng_key,
+    trace,
+    variable_scope,
+    variable_tree,
+)
+
+ones, zeros = jax.nn.initializers.ones, jax.nn.initializers.zeros
+X = np.ones((2, 4), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion() -> Iterator[None]:
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+def names_of(fn, *args) -> list[str]:
+    return list(trace(fn, *args)[0].variables)
+
+
+def first_values(fn, *args, seed=0) -> dict[str, np.ndarray]:
+    return jax.device_get(initialize(trace(fn, *args)[0], seed))
+
+
+# A name is one variable.
+
+
+def test_a_name_asked_for_twice_is_given_twice():
+    def fn():
+        return get_variable("w", (3,)), get_variable("w", (3,))
+
+    recipes, _ = trace(fn)
+    assert list(recipes.variables) == ["w"]
+    first, second = apply(fn, {"w": np.float32([1, 2, 3])})()[0]
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("discovering", [True, False])
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ((4, 3), (4, 2), r"w.*shape \(4, 2\) now and \(4, 3\) before.*another name"),
+        ((4,), 5, r"w.*shape \(5,\) now and \(4,\) before"),
+        ((4,), (), r"w.*shape \(\) now and \(4,\) before"),
+    ],
+)
+def test_another_shape_is_an_error_that_shows_both(first, second, message, discovering):
+    def fn():
+        get_variable("w", first)
+        get_variable("w", second)
+
+    values = None if discovering else {"w": np.zeros(first, np.float32)}
+    with pytest.raises(ValueError, match=message):
+        run(Frame(values), fn)
+
+
+def test_another_dtype_is_an_error_that_shows_both():
+    def fn():
+        get_variable("w", (3,))
+        get_variable("w", (3,), dtype=np.int32)
+
+    with pytest.raises(ValueError, match="dtype int32 now and float32 before"):
+        trace(fn)
+
+
+def test_a_known_variable_is_asked_for_by_name_alone():
+    def fn():
+        get_variable("w", (3,), dtype=np.int32)
+        return get_variable("w")
+
+    assert trace(fn)[1].shape == (3,)
+    lonely = apply(lambda: get_variable("w"), {"w": np.int32([1, 2])})
+    assert lonely()[0].tolist() == [1, 2]
+
+
+def test_a_model_without_the_variable_names_those_it_has():
+    fn = apply(lambda: get_variable("dense/kernal", (3,)), {"dense/kernel": np.zeros(3)})
+    with pytest.raises(
+        ValueError, match=r"no such variable; it has \['dense/kernel'\].*Did you mean"
+    ):
+        fn()
+
+
+def test_a_model_with_a_variable_of_another_shape_shows_both():
+    fn = apply(lambda: get_variable("w", (3,)), {"w": np.zeros(4, np.float32)})
+    with pytest.raises(ValueError, match=r'"w".*asked for with shape \(3,\).*has shape \(4,\)'):
+        fn()
+
+
+@pytest.mark.parametrize("name", ["", "/", None, 3])
+@pytest.mark.parametrize("ask", [lambda n: get_variable(n, ()), lambda n: variable_scope(n)])
+def test_a_name_must_be_a_str_with_letters(name, ask):
+    def fn():
+        entered = ask(name)
+        with entered:
+            pass
+
+    with pytest.raises(ValueError, match="needs a name, got"):
+        trace(fn)
+
+
+CALLS = {
+    "get_variable": lambda: get_variable("w", ()),
+    "assign": lambda: assign("w", 1),
+    "next_rng_key": next_rng_key,
+    "get_global_step": get_global_step,
+    "variable_tree": lambda: variable_tree("t", lambda key: 1),
+    "variable_scope": lambda: variable_scope("s").__enter__(),
+    "layers.dense": lambda: layers.dense(X, 3),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_outside_a_model_fn_says_where_it_belongs(call):
+    with pytest.raises(RuntimeError, match=f"{call}.* outside a model_fn.*trace"):
+        CALLS[call]()
+    assert not is_tracing()
+
+
+def test_a_frame_ends_with_its_trace_even_after_an_error():
+    with pytest.raises(ZeroDivisionError):
+        trace(lambda: 1 / 0)
+    with pytest.raises(RuntimeError, match="outside a model_fn"):
+        current_frame("an example")
+
+
+# First values.
+
+
+def test_the_first_value_depends_on_the_seed_and_the_name():
+    def fn():
+        get_variable("a", (5,))
+        get_variable("b", (5,))
+
+    values = first_values(fn)
+    again, other = first_values(fn), first_values(fn, seed=1)
+    for name in values:
+        np.testing.assert_array_equal(values[name], again[name])
+        assert not np.array_equal(values[name], other[name])
+    assert not np.array_equal(values["a"], values["b"])
+
+
+def test_another_layer_changes_no_other_layers_values():
+    def small(x):
+        return layers.dense(x, 3)
+
+    def large(x):
+        with variable_scope("before"):
+            x = layers.dense(x, 7)
+        variable_tree("tree", lambda key: jax.random.normal(key, (2,)))
+        return layers.dense(x[:, :4], 3)
+
+    few, many = first_values(small, X), first_values(large, X)
+    assert few.keys() < many.keys()
+    for name, value in few.items():
+        np.testing.assert_array_equal(value, many[name])
+
+
+def test_seeds_count_with_their_lowest_32_bits():
+    def fn():
+        get_variable("w", (5,))
+
+    np.testing.assert_array_equal(
+        first_values(fn, seed=2**32 + 7)["w"], first_values(fn, seed=7)["w"]
+    )
+    np.testing.assert_array_equal(
+        first_values(fn, seed=-1)["w"], first_values(fn, seed=2**32 - 1)["w"]
+    )
+
+
+def test_initialisation_is_one_jitted_call_without_a_forward_pass():
+    forward, made = [], []
+
+    def spy(key, shape, dtype):
+        made.append(isinstance(key, jax.core.Tracer))
+        return jnp.zeros(shape, dtype)
+
+    def fn(x):
+        forward.append("pass")
+        for i in range(3):
+            x = x * get_variable(f"w{i}", (4,), spy)
+        return x
+
+    recipes, _ = trace(fn, X)
+    assert (len(forward), made) == (1, [])
+    initialize(recipes, 0)
+    assert (len(forward), made) == (1, [True] * 3)
+
+
+def test_initialisation_puts_the_variables_where_it_is_told():
+    recipes, _ = trace(lambda: get_variable("w", (4, 2)))
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    values = initialize(recipes, 0, sharding)
+    assert values["w"].sharding == sharding
+    np.testing.assert_array_equal(values["w"], initialize(recipes, 0)["w"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "initializer", "dtype", "expected"),
+    [
+        ((2,), None, np.int32, np.int32([0, 0])),
+        ((2,), ones, None, np.float32([1, 1])),
+        ((2,), 3.0, None, np.float32([3, 3])),
+        ((2,), 3, np.float32, np.float32([3, 3])),
+        (None, np.float64([1, 2]), None, np.float32([1, 2])),
+        (None, np.arange(3), None, np.int32([0, 1, 2])),
+        ((2, 2), np.float32([1, 2]), None, np.float32([[1, 2], [1, 2]])),
+        ((), np.bool_(True), None, np.bool_(True)),
+    ],
+)
+def test_initializers_may_be_functions_arrays_or_numbers(shape, initializer, dtype, expected):
+    value = first_values(lambda: get_variable("w", shape, initializer, dtype))["w"]
+    assert value.dtype == expected.dtype
+    np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize("shape", [(200, 100), (300,), ()])
+def test_the_default_initializer_is_glorot_uniform(shape):
+    value = first_values(lambda: get_variable("w", shape))["w"]
+    fans = sum(shape) if len(shape) == 2 else 2 * max(sum(shape), 1)
+    limit = np.sqrt(6 / fans)
+    assert value.dtype == np.float32
+    assert np.abs(value).max() <= limit
+    if shape:
+        assert np.abs(value).max() > 0.9 * limit
+        assert abs(value.mean()) < 0.1 * limit
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: get_variable("w"), "new variable needs a shape"),
+        (
+            lambda: get_variable("w", (3,), "zeros"),
+            "initializer is 'zeros'.*Give a JAX initializer",
+        ),
+        (lambda: get_variable("w", (3,), [1, 2, 3]), r"initializer is \[1, 2, 3\]"),
+        (lambda: get_variable("w", (3,), np.zeros(4)), r"shape \(4,\).*not broadcast.*\(3,\)"),
+        (lambda: get_variable("w", (3,), np.zeros((2, 3))), r"shape \(2, 3\).*not broadcast"),
+    ],
+)
+def test_what_is_no_initializer_is_refused_where_it_is_given(ask, message):
+    with pytest.raises(ValueError, match=message):
+        trace(ask)
+
+
+def test_an_initializer_that_makes_another_shape_is_named():
+    recipes, _ = trace(lambda: get_variable("w", (3,), lambda k, s, d: jnp.zeros((4,), d)))
+    with pytest.raises(ValueError, match=r"initializer of w float32\[3\] made.*shape \(4,\)"):
+        initialize(recipes, 0)
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        lambda x: lambda key, shape, dtype: jnp.broadcast_to(x.mean(), shape),
+        lambda x: lambda key, shape, dtype: x[0, :3] + jnp.zeros(shape, dtype),
+        lambda x: lambda key, shape, dtype: np.asarray(x)[0, :3],
+    ],
+)
+def test_an_initializer_that_looks_at_the_batch_is_named_and_explained(looks):
+    def fn(x):
+        get_variable("good", (3,))
+        return get_variable("bad", (3,), looks(x))
+
+    recipes, _ = trace(fn, X)
+    with pytest.raises(ValueError, match=r"initializer of bad float32\[3\].*batch.*Scaffold"):
+        initialize(recipes, 0)
+
+
+def test_an_initial_array_of_the_batch_is_refused_where_it_is_given():
+    with pytest.raises(ValueError, match=r'"w".*traced array.*cannot depend on the batch'):
+        trace(lambda x: get_variable("w", initializer=x[0]), X)
+
+
+# Trainable or assigned.
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.bool_])
+def test_integers_are_never_trainable(dtype):
+    recipes, _ = trace(lambda: get_variable("n", (), dtype=dtype))
+    assert not recipes.variables["n"].trainable
+
+
+def test_trainable_is_what_was_asked_for():
+    def fn():
+        get_variable("a", ())
+        get_variable("b", (), trainable=False)
+
+    assert [r.trainable for r in trace(fn)[0].variables.values()] == [True, False]
+
+
+def counting(x):
+    before = get_variable("n", (), zeros, trainable=False)
+    assign("n", before + x)
+    between = get_variable("n")
+    assign("n", jnp.float32(10) * x)
+    return before, between, get_variable("n")
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_the_last_assignment_wins_and_is_what_is_read_from_then_on(wrap):
+    net = wrap(lambda values, x: apply(counting, values)(x))
+    given, writes = net({"n": np.float32(4)}, np.float32(2))
+    assert [float(x) for x in given] == [4, 6, 20]
+    assert {name: float(x) for name, x in writes.items()} == {"n": 20}
+
+
+def test_outside_train_assignments_are_dropped():
+    given, writes = apply(counting, {"n": np.float32(4)}, train=False)(np.float32(2))
+    assert [float(x) for x in given] == [4, 4, 4]
+    assert writes == {}
+
+
+def test_an_assigned_value_takes_the_dtype_of_the_variable():
+    def fn():
+        get_variable("n", (), dtype=np.int32)
+        assign("n", np.int64(5))
+
+    writes = apply(fn, {"n": np.int32(0)})()[1]
+    assert (writes["n"].dtype, int(writes["n"])) == (np.int32, 5)
+
+
+def assigns(value, shape=(3,), trainable=False, name="moving"):
+    get_variable("moving", shape, trainable=trainable)
+    assign(name, value)
+
+
+@pytest.mark.parametrize("values", [None, {"moving": np.zeros(3, np.float32)}])
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (lambda: assigns(np.zeros(3), trainable=True), "moving.*trainable.*trainable=False"),
+        (lambda: assigns(np.zeros(3), name="mowing"), 'no such variable. Did you mean "moving"'),
+        (lambda: assigns(np.zeros((3, 1))), r"value has shape \(3, 1\).*variable \(3,\)"),
+        (lambda: assigns(0.0), r"value has shape \(\).*variable \(3,\)"),
+    ],
+)
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_wrong_assignment_is_an_error_in_every_mode(fn, message, values, writable):
+    with pytest.raises(ValueError, match=message):
+        run(Frame(values, writable=writable), fn)
+
+
+def test_gradients_flow_to_what_was_not_assigned():
+    def loss(values):
+        def fn():
+            w = get_variable("w", ())
+            get_variable("m", (), trainable=False)
+            assign("m", w * 2)
+            return get_variable("m") * w
+
+        return apply(fn, values)()[0]
+
+    gradient = jax.grad(loss)({"w": np.float32(3), "m": np.float32(0)})
+    assert {name: float(g) for name, g in gradient.items()} == {"w": 12, "m": 0}
+
+
+# Random keys.
+
+
+def drawn(key=None, step=0, scopes=("",), count=1) -> list[int]:
+    def fn():
+        keys = []
+        for scope in scopes:
+            for _ in range(count):
+                if scope:
+                    with variable_scope(scope):
+                        keys.append(next_rng_key())
+                else:
+                    keys.append(next_rng_key())
+        return keys
+
+    key = jax.random.fold_in(jax.random.key(0 if key is None else key), step)
+    return [int(jax.random.bits(k)) for k in apply(fn, {}, key)()[0]]
+
+
+def test_the_same_seed_step_scope_and_count_draw_the_same_key():
+    assert drawn(scopes=("", "a"), count=2) == drawn(scopes=("", "a"), count=2)
+
+
+@pytest.mark.parametrize("change", [{"key": 1}, {"step": 1}, {"scopes": ("a",)}])
+def test_another_seed_step_or_scope_draws_another_key(change):
+    assert not set(drawn(count=3)) & set(drawn(count=3, **change))
+
+
+def test_all_keys_of_a_step_differ():
+    keys = drawn(scopes=("", "a", "b", "a"), count=3)
+    assert len(set(keys)) == 12, "the second visit of a scope goes on where the first stopped"
+
+
+def test_keys_of_one_scope_do_not_depend_on_other_scopes():
+    assert drawn(scopes=("b",)) == drawn(scopes=("a", "b"))[1:]
+
+
+def test_a_resumed_run_draws_the_masks_it_would_have_drawn():
+    def masks(first, last):
+        keys = [jax.random.fold_in(jax.random.key(7), step) for step in range(first, last)]
+        nets = [apply(lambda x: layers.dropout(x, training=True), {}, key) for key in keys]
+        return [net(X)[0].tolist() for net in nets]
+
+    assert masks(0, 4) == masks(0, 2) + masks(2, 4)
+
+
+def drawing_model(features, mode):
+    drawn = jax.random.uniform(next_rng_key())
+    history = get_variable("history", (4,), zeros, trainable=False)
+    assign("history", history.at[get_global_step()].set(drawn))
+    return EstimatorSpec(mode, predictions=drawn + features, loss=drawn)
+
+
+def drawing(model_dir):
+    return Estimator(drawing_model, model_dir, RunConfig(random_seed=5))
+
+
+def test_a_resumed_train_call_draws_the_keys_of_a_straight_one(tmp_path):
+    batches = [np.zeros(1, np.float32)] * 4
+    straight = drawing(tmp_path / "a").train(lambda: iter(batches), steps=4)
+    for _ in range(2):
+        resumed = drawing(tmp_path / "b").train(lambda: iter(batches), steps=2)
+    history = straight.get_variable_value("history")
+    assert len(set(history.tolist())) == 4
+    np.testing.assert_array_equal(resumed.get_variable_value("history"), history)
+
+
+def test_outside_train_the_keys_depend_on_the_batch_too(model_dir):
+    estimator = drawing(model_dir)
+    batches = [np.zeros(1, np.float32)] * 3
+    answers = [float(x) for x in estimator.predict(lambda: iter(batches))]
+    assert len(set(answers)) == 3
+    assert answers == [float(x) for x in estimator.predict(lambda: iter(batches))]
+    np.testing.assert_allclose(
+        estimator.evaluate(lambda: iter(batches))["loss"], np.mean(answers), rtol=1e-6
+    )
+
+
+def test_apply_without_a_key_cannot_draw_one():
+    with pytest.raises(ValueError, match=r"given no key.*apply\(fn, values, rng\)"):
+        apply(next_rng_key, {})()
+
+
+def test_the_global_step_is_an_int32_scalar():
+    for step in (None, 3, np.int64(3), jnp.int32(3)):
+        given = apply(get_global_step, {}, step=step)()[0]
+        assert (given.shape, given.dtype, int(given)) == ((), np.int32, step or 0)
+    assert trace(get_global_step)[1].dtype == np.int32
+
+
+# Scopes and layer names.
+
+
+def names_a(x):
+    x = layers.dense(x, 3)
+    x = layers.dense(x, 3, name="dense_1")
+    x = layers.dense(x, 3)
+    return layers.dense(x, 3, name="out")
+
+
+def names_b(x):
+    x = layers.dense(x, 3, name="dense")
+    with variable_scope("tower"):
+        x = layers.dense(layers.dense(x, 3), 3)
+    return layers.dense(x, 3)
+
+
+def names_c(x):
+    with variable_scope("dense"):
+        pass
+    variable_tree("dense_1", lambda key: {})
+    return layers.dense(x, 3)
+
+
+@pytest.mark.parametrize(
+    ("fn", "scopes"),
+    [
+        (names_a, ["dense", "dense_1", "dense_2", "out"]),
+        (names_b, ["dense", "tower/dense", "tower/dense_1", "dense_1"]),
+        (names_c, ["dense_2"]),
+    ],
+)
+def test_layers_are_numbered_as_in_tensorflow(fn, scopes):
+    kernels = [n.removesuffix("/kernel") for n in names_of(fn, X) if n.endswith("kernel")]
+    assert kernels == scopes
+
+
+def test_a_scope_entered_again_shares_its_variables():
+    def tower(x):
+        with variable_scope("tower"):
+            return layers.dense(layers.dense(x, 4), 4)
+
+    assert names_of(lambda x: tower(tower(x)), X) == names_of(tower, X)
+
+
+def test_scopes_nest_and_are_left_after_an_error():
+    def fn():
+        with variable_scope("a/b") as scope, variable_scope("c") as inner:
+            names = [scope, inner]
+        with pytest.raises(KeyError), variable_scope("bad"):
+            raise KeyError
+        get_variable("w", ())
+        return names
+
+    names = []
+    assert names_of(lambda: names.extend(fn())) == ["w"]
+    assert names == ["a/b", "a/b/c"]
+
+
+# Trees of other libraries.
+
+
+def plain_init(key, x):
+    return {"w": jax.random.normal(key, x.shape[-1:]), "inner": [jnp.zeros(()), np.int32(3)]}
+
+
+def test_a_tree_of_dicts_and_lists_becomes_variables_by_path():
+    def fn(x):
+        tree = variable_tree("net", plain_init, x)
+        return x * tree["w"] + tree["inner"][0]
+
+    recipes, out = trace(fn, X)
+    assert list(recipes.variables) == ["net/inner/0", "net/inner/1", "net/w"]
+    assert [r.trainable for r in recipes.variables.values()] == [True, False, True]
+    assert out.shape == X.shape
+    values = initialize(recipes, 0)
+    assert int(values["net/inner/1"]) == 3
+    np.testing.assert_allclose(apply(fn, values)(X)[0], X * values["net/w"], rtol=1e-6)
+
+
+def test_the_examples_of_a_tree_count_only_by_shape():
+    def init(key, x):
+        return x + jax.random.normal(key, x.shape)
+
+    one = first_values(lambda x: variable_tree("t", init, x), X)
+    other = first_values(lambda x: variable_tree("t", init, x), 7 * X)
+    assert list(one) == ["t"], "a tree that is one array has the name of the tree"
+    np.testing.assert_array_equal(one["t"], other["t"])
+
+
+def test_a_tree_is_made_once_for_all_its_leaves():
+    calls = []
+
+    def init(key):
+        calls.append(key)
+        return [jnp.zeros(2)] * 5
+
+    recipes, _ = trace(lambda: variable_tree("t", init))
+    calls.clear()
+    initialize(recipes, 0)
+    assert len(calls) == 1
+
+
+def test_a_random_key_in_a_tree_is_refused():
+    with pytest.raises(ValueError, match=r"t/rng is a random key.*next_rng_key"):
+        trace(lambda: variable_tree("t", lambda key: {"rng": key}))
+
+
+def test_assign_tree_writes_every_leaf_by_path():
+    def fn(x):
+        with variable_scope("outer"):
+            tree = variable_tree("t", plain_init, x, trainable=False)
+            assign_tree("t/inner", [jnp.float32(8), jnp.int32(9)])
+            assign_tree("t/w", tree["w"] + 1)
+
+    values = first_values(fn, X)
+    writes = apply(fn, values)(X)[1]
+    assert float(writes["outer/t/inner/0"]) == 8
+    assert int(writes["outer/t/inner/1"]) == 9
+    np.testing.assert_array_equal(writes["outer/t/w"], values["outer/t/w"] + 1)
+
+
+def test_assign_tree_refuses_leaves_that_are_not_there():
+    def fn():
+        variable_tree("t", lambda key: {"a": jnp.zeros(())}, trainable=False)
+        assign_tree("t", {"b": jnp.zeros(())})
+
+    with pytest.raises(ValueError, match=r't/b.*no such variable. Did you mean "t/a"'):
+        trace(fn)
+
+
+class FlaxNet(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(3)(x)
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        return nn.Dropout(0.5, deterministic=not train)(x)
+
+
+def flax_fn(x, train):
+    module = FlaxNet()
+    init = functools.partial(module.init, train=False)
+    tree = variable_tree("net", init, x, trainable={"params": True, "batch_stats": False})
+    if not train:
+        return module.apply(tree, x, train)
+    rngs = {"dropout": next_rng_key()}
+    outputs, changed = module.apply(tree, x, train, mutable=["batch_stats"], rngs=rngs)
+    assign_tree("net", changed)
+    return outputs
+
+
+def test_a_flax_model_trains_its_params_and_assigns_its_batch_statistics():
+    x = np.float32([[1, 2], [3, 5]])
+    with jax.numpy_dtype_promotion("standard"):
+        recipes, _ = trace(lambda x: flax_fn(x, True), x)
+        values = initialize(recipes, 0)
+        key = jax.random.key(3)
+        (outputs, writes) = apply(lambda x: flax_fn(x, True), values, key)(x)
+        again = apply(lambda x: flax_fn(x, True), values, key)(x)[0]
+        evaluated = apply(lambda x: flax_fn(x, False), {**values, **writes})(x)[0]
+
+    trainable = {name for name, r in recipes.variables.items() if r.trainable}
+    assert trainable == {
+        f"net/params/{p}"
+        for p in ("Dense_0/kernel", "Dense_0/bias", "BatchNorm_0/scale", "BatchNorm_0/bias")
+    }
+    stats = {"net/batch_stats/BatchNorm_0/mean", "net/batch_stats/BatchNorm_0/var"}
+    assert writes.keys() == stats == recipes.variables.keys() - trainable
+    net = x @ values["net/params/Dense_0/kernel"]
+    np.testing.assert_allclose(
+        writes["net/batch_stats/BatchNorm_0/mean"], 0.01 * net.mean(0), rtol=1e-4
+    )
+    np.testing.assert_array_equal(outputs, again)
+    assert evaluated.shape == (2, 3)
+
+
+# Traces.
+
+
+def test_a_trace_tells_which_arguments_are_computed_with():
+    def fn(batch):
+        return batch["a"] * get_variable("w", ()) + len(batch["b"])
+
+    recipes, _ = trace(fn, {"a": np.float32(1), "b": np.zeros(3, np.float32), "c": np.int32(1)})
+    assert recipes.used == {0}
+
+
+def test_a_trace_computes_nothing_and_gives_shapes():
+    recipes, out = trace(lambda x: {"y": layers.dense(x, 3)}, jax.ShapeDtypeStruct((2, 4), "f4"))
+    assert isinstance(recipes, Recipes)
+    assert out == {"y": jax.ShapeDtypeStruct((2, 3), np.float32)}
+    kernel = recipes.variables["dense/kernel"]
+    assert isinstance(kernel, VariableRecipe)
+    assert kernel.describe() == "dense/kernel float32[4, 3]"
+
+
+def test_apply_is_pure_and_works_under_every_transform():
+    def fn(x):
+        return jnp.sum(layers.dense(x, 3) ** 2)
+
+    values = initialize(trace(fn, X)[0], 0)
+    net = lambda v, x: apply(fn, v)(x)[0]  # noqa: E731
+    expected = jnp.sum((X @ values["dense/kernel"] + values["dense/bias"]) ** 2)
+    np.testing.assert_allclose(net(values, X), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(net)(values, X), expected, rtol=1e-5)
+    two = jax.vmap(net, (None, 0))(values, np.stack([X, X]))
+    np.testing.assert_allclose(two, [expected, expected], rtol=1e-5)
+    plain = jax.grad(lambda v: jnp.sum((X @ v["dense/kernel"] + v["dense/bias"]) ** 2))(values)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5), jax.grad(net)(values, X), plain
+    )
