@@ -1,9 +1,11 @@
 """The Estimator for JAX: write one model_fn, get training, evaluation, prediction and checkpoints.
 
-import estimator as est
+    import estimator as est
 
-classifier = est.Estimator(model_fn, model_dir="runs/iris")
-classifier.train(input_fn, steps=1000)
+    classifier = est.Estimator(model_fn, model_dir="runs/iris")
+    classifier.train(input_fn, steps=1000)
+
+The names in `__all__` are public; everything else may change.
 """
 
 from estimator import layers, metrics, summary, variables

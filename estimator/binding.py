@@ -104,18 +104,20 @@ class Binding:
 
     def _check_same(self, frame: Frame, spec: EstimatorSpec) -> None:
         for what, now, before in (
-            ("tags", set(frame.tags), set(self.recipes.tags)),
-            (
-                "reports the metrics",
-                set(spec.eval_metric_ops or ()),
-                set(self.spec.eval_metric_ops or ()),
-            ),
+            ("tags", frame.tags, self.recipes.tags),
+            ("reports the metrics", spec.eval_metric_ops, self.spec.eval_metric_ops),
+            ("predicts", _keys(spec.predictions), _keys(self.spec.predictions)),
         ):
-            if now != before:
+            if {*(now or ())} != {*(before or ())}:
                 raise ValueError(
-                    f"model_fn {what} {sorted(now)} with this batch, but {sorted(before)} when it "
-                    "was first traced. It must do the same for batches of every size."
+                    f"model_fn {what} {sorted(now or ())} with this batch, but "
+                    f"{sorted(before or ())} when it was first traced. It must do the same for "
+                    "batches of every size."
                 )
+
+
+def _keys(predictions: Any) -> list[str]:
+    return list(predictions) if isinstance(predictions, dict) else []
 
 
 def discover(model_fn: ModelFn, mode: str, batch: Batch) -> Binding:

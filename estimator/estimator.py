@@ -11,20 +11,22 @@ Compiled steps and variables are kept between calls: a second call starts at onc
 
 import contextlib
 import copy
+import functools
 import logging
 import numbers
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from estimator import checkpoint
+from estimator.arguments import check_count, checked_checkpoint, config_for
+from estimator.binding import Binding
 from estimator.evaluate_loop import HookedRun, ReadSession, evaluate
 from estimator.events import EventWriters
 from estimator.feed import Feed
-from estimator.live import LiveVariables
+from estimator.live import Live, LiveVariables, check_asked
 from estimator.mode_keys import ModeKeys
 from estimator.model import Model
 from estimator.model_fn import ModelFn
@@ -64,8 +66,8 @@ class Estimator:
         params: Mapping[str, Any] | None = None,
         warm_start_from: WarmStart = None,
     ) -> None:
-        self._config = _config_for(config, model_dir)
-        self._params = params
+        self._config = config_for(config, model_dir)
+        self._params = copy.deepcopy({} if params is None else params)
         self._model = Model(ModelFn(model_fn, params, self._config))
         warm_start = check_warm_start(warm_start_from)
         self._variables = LiveVariables(self.model_dir, self._config, warm_start)
@@ -136,8 +138,8 @@ class Estimator:
         listeners = check_hooks(
             saving_listeners, CheckpointSaverListener, "train: saving_listeners"
         )
-        _check_count("train", "steps", steps)
-        _check_count("train", "max_steps", max_steps)
+        check_count("train", "steps", steps)
+        check_count("train", "max_steps", max_steps)
         if steps is not None and max_steps is not None:
             raise ValueError(
                 f"train: can not provide both steps and max_steps, got {steps} and {max_steps}."
@@ -193,8 +195,8 @@ class Estimator:
             ValueError, TypeError: if an argument is not what it should be, or the input is empty.
         """
         given_hooks = check_hooks(hooks, SessionRunHook, "evaluate: hooks")
-        _check_count("evaluate", "steps", steps)
-        path = _checked_checkpoint("evaluate", checkpoint_path)
+        check_count("evaluate", "steps", steps)
+        path = checked_checkpoint("evaluate", checkpoint_path)
         self._wait_for_saves()
         placement = placement_for(self._config.eval_distribute)
         with self._feed(input_fn, ModeKeys.EVAL, placement) as feed:
@@ -206,14 +208,16 @@ class Estimator:
             live = self._variables.for_reading(first.binding, placement, path)
             self._work_ahead(feed, first.binding, placement)
             session = ReadSession(live, first.binding, ["loss"], self._writers, self.eval_dir(name))
-            results = evaluate(
-                feed=feed,
-                live=live,
-                values=placement.put_state(live.values),
-                compiled=self._model.eval_step,
-                run=HookedRun(session, [*given_hooks, *first.binding.spec.evaluation_hooks]),
-                steps=steps,
-            )
+            all_hooks = [*given_hooks, *first.binding.spec.evaluation_hooks]
+            with HookedRun(session, all_hooks) as run:
+                results = evaluate(
+                    feed=feed,
+                    live=live,
+                    values=placement.put_state(live.values),
+                    compiled=_checked(live, self._model.eval_step),
+                    run=run,
+                    steps=steps,
+                )
         self._write_results(results, live.checkpoint, name)
         return results
 
@@ -244,7 +248,7 @@ class Estimator:
             ValueError, TypeError: if an argument is not what it should be.
         """
         given_hooks = check_hooks(hooks, SessionRunHook, "predict: hooks")
-        path = _checked_checkpoint("predict", checkpoint_path)
+        path = checked_checkpoint("predict", checkpoint_path)
         if not callable(input_fn):
             raise TypeError(f"predict: input_fn must be a function, got {input_fn!r}.")
         keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
@@ -353,18 +357,19 @@ class Estimator:
         self._work_ahead(feed, first.binding, placement)
         live.readers += 1
         try:
-            yield from predict(
-                feed=feed,
-                live=live,
-                values=placement.put_state(live.values),
-                compiled=lambda binding: self._model.predict_step(binding, keys),
-                run=HookedRun(session, [*hooks, *first.binding.spec.prediction_hooks]),
-                single=single,
-            )
+            with HookedRun(session, [*hooks, *first.binding.spec.prediction_hooks]) as run:
+                yield from predict(
+                    feed=feed,
+                    live=live,
+                    values=placement.put_state(live.values),
+                    compiled=_checked(live, lambda b: self._model.predict_step(b, keys)),
+                    run=run,
+                    single=single,
+                )
         finally:
             live.readers -= 1
 
-    def _work_ahead(self, feed: Feed, binding: Any, placement: Placement) -> None:
+    def _work_ahead(self, feed: Feed, binding: Binding, placement: Placement) -> None:
         depth = self._config.prefetch
         if depth is None:
             depth = 2 if binding.host or placement.moves_batches else 0
@@ -404,42 +409,12 @@ class Estimator:
         writer.flush()
 
 
-def _config_for(config: RunConfig | None, model_dir: Any) -> RunConfig:
-    """Returns the config with a model_dir, which may be given in one place only."""
-    if config is None:
-        config = RunConfig()
-    if not isinstance(config, RunConfig):
-        raise ValueError(f"config must be an instance of RunConfig, got {config!r}.")
-    if model_dir is not None:
-        given = RunConfig(model_dir=model_dir)
-        if config.model_dir is not None and config.model_dir != given.model_dir:
-            raise ValueError(
-                "`model_dir` are set both in constructor and `RunConfig`, but with different "
-                f"values: {given.model_dir!r} and {config.model_dir!r}. Give one of them."
-            )
-        config = config.replace(model_dir=given.model_dir)
-    if config.model_dir is None:
-        config = config.replace(model_dir=tempfile.mkdtemp())
-        _LOG.warning("No model_dir was given: using the temporary directory %s.", config.model_dir)
-    return config
+def _checked(live: Live, compiled: Callable[[Binding], Any]) -> Callable[[Binding], Any]:
+    """Returns `compiled`, checking once for each kind of batch that its variables exist."""
 
+    @functools.cache
+    def checked(binding: Binding) -> Any:
+        check_asked(binding, live)
+        return compiled(binding)
 
-def _check_count(call: str, name: str, value: Any) -> None:
-    if value is None:
-        return
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{call}: {name} must be an int, got {value!r}.")
-    if value <= 0:
-        raise ValueError(f"{call}: must specify {name} > 0, given: {value}.")
-
-
-def _checked_checkpoint(call: str, path: Any) -> str | None:
-    if path is None:
-        return None
-    path = os.path.abspath(os.fspath(path))
-    if not checkpoint.is_checkpoint(path):
-        raise ValueError(
-            f"{call}: the passed checkpoint_path is not a valid checkpoint: {path}. Give one of "
-            "estimator.all_checkpoints()."
-        )
-    return path
+    return checked

@@ -24,6 +24,7 @@ from estimator.session import (
     SessionRunHook,
     SessionRunValues,
 )
+from estimator.steps import copy
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class ReadSession(Session):
         directory: str,
     ) -> None:
         self.global_step = live.step
+        self.batches = 0
         self.outputs: dict[str, Any] = {}
         self._live = live
         self._writers = writers
@@ -60,7 +62,8 @@ class ReadSession(Session):
         if name in self.outputs:
             return self.outputs[name]
         if name in self._live.values:
-            return self._live.values[name]
+            # A later train call takes the memory; what a hook holds must outlive it.
+            return copy(self._live.values[name])
         self.check(name, "session.run")
         raise ValueError(f'session.run: "{name}" is there only after the first batch.')
 
@@ -70,7 +73,7 @@ class ReadSession(Session):
 
 
 class HookedRun:
-    """Calls hooks around the batches of a run that does not train."""
+    """Calls hooks around the batches of a run that does not train; entered, it begins."""
 
     def __init__(self, session: ReadSession, hooks: Sequence[SessionRunHook]) -> None:
         self._session = session
@@ -78,12 +81,16 @@ class HookedRun:
         self._asked: list[Any] = []
         self.context = SessionRunContext(session)
 
-    def begin(self) -> None:
-        """Starts the hooks."""
+    def __enter__(self) -> "HookedRun":
         for hook in self._hooks:
             hook.begin()
         for hook in self._hooks:
             hook.after_create_session(self._session, None)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.close()
 
     def before(self) -> None:
         """Calls them before a batch."""
@@ -92,6 +99,7 @@ class HookedRun:
     def after(self, outputs: dict[str, Any]) -> None:
         """Calls them after a batch was sent to the device."""
         self._session.outputs = outputs
+        self._session.batches += 1
         for hook, args in zip(self._hooks, self._asked, strict=True):
             results = None if args is None else self._session.run(args.fetches)
             hook.after_run(self.context, SessionRunValues(results))
@@ -118,7 +126,7 @@ def evaluate(
         live: the variables' step and seed.
         values: the variables on the devices that evaluate.
         compiled: gives the compiled step of a binding.
-        run: the hooks.
+        run: the hooks, begun.
         steps: how many batches at the most; None: all.
 
     Raises:
@@ -135,7 +143,6 @@ def evaluate(
         host = {name: to_host(metric) for name, metric in metrics.items()}
         total = {n: total[n].merge(m) for n, m in host.items()} if total else host
 
-    run.begin()
     while (steps is None or count < steps) and not run.context.stop_requested:
         item = feed.take()
         if item is None:
@@ -143,9 +150,10 @@ def evaluate(
         run.before()
         binding = item.binding
         assert binding is not None
+        step = compiled(binding)
         asked = {name: values[name] for name in binding.recipes.variables}
         counters = (np.int32(live.step), np.uint32(live.seed), np.int32(count))
-        batch_loss, metrics, tags = compiled(binding)(asked, counters, item.inputs)
+        batch_loss, metrics, tags = step(asked, counters, item.inputs)
         for leaf in jax.tree.leaves((batch_loss, metrics)):
             leaf.copy_to_host_async()
         waiting.append((batch_loss, metrics))

@@ -59,8 +59,8 @@ class StopAtStepHook(SessionRunHook):
             run_context.request_stop()
 
     def next_step(self, global_step: int) -> int | None:
-        """Returns the last step."""
-        return self._last_step
+        """Returns the last step; the next one, if that is past already."""
+        return None if self._last_step is None else max(self._last_step, global_step + 1)
 
 
 class NanTensorHook(SessionRunHook):
@@ -82,11 +82,13 @@ class NanTensorHook(SessionRunHook):
         self.fail_on_nan_loss = fail_on_nan_loss
         self._name = loss_tensor
         self._timer = SecondOrStepTimer(every_steps=every_n_iter)
+        self._started_at = 0
 
     def after_create_session(self, session: Session, coord: Any) -> None:
         """Checks the name."""
         session.check(self._name, "NanTensorHook")
         self._timer.reset()
+        self._started_at = session.batches
 
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs:
         """Asks for the loss."""
@@ -102,8 +104,8 @@ class NanTensorHook(SessionRunHook):
 
     def end(self, session: Session) -> None:
         """Looks once more, at the steps since the last look."""
-        if self._name == "loss" and session.bad_step() is not None:
-            self._is_bad(session, None)
+        if session.batches > self._started_at:
+            self._is_bad(session, session.run(self._name))
 
     def next_step(self, global_step: int) -> int | None:
         """Returns the step of the next look."""
@@ -111,7 +113,7 @@ class NanTensorHook(SessionRunHook):
 
     def _is_bad(self, session: Session, value: Any) -> bool:
         step = session.bad_step() if self._name == "loss" else None
-        if step is None and (value is None or not np.isnan(np.asarray(value)).any()):
+        if step is None and not np.isnan(np.asarray(value)).any():
             return False
         step = session.global_step if step is None else step
         message = f"{self._name} was not a finite number at step {step}."
@@ -159,6 +161,7 @@ class LoggingTensorHook(SessionRunHook):
         self._timer = SecondOrStepTimer(every_n_secs, every_n_iter) if timed else None
         self._at_end = at_end
         self._formatter = formatter
+        self._first = 0
 
     def begin(self) -> None:
         """Begins to count anew."""
@@ -168,6 +171,7 @@ class LoggingTensorHook(SessionRunHook):
     def after_create_session(self, session: Session, coord: Any) -> None:
         """Checks the names."""
         session.check(self._tensors, "LoggingTensorHook")
+        self._first = session.global_step - session.batches
 
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
         """Asks for the values."""
@@ -175,9 +179,9 @@ class LoggingTensorHook(SessionRunHook):
 
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Logs, if it is time."""
-        step = run_context.session.global_step
-        if self._timer is not None and self._timer.should_trigger_for_step(step):
-            self._log(run_values.results, self._timer.update_last_triggered_step(step)[0])
+        count = run_context.session.batches
+        if self._timer is not None and self._timer.should_trigger_for_step(count):
+            self._log(run_values.results, self._timer.update_last_triggered_step(count)[0])
 
     def end(self, session: Session) -> None:
         """Logs the last values."""
@@ -186,7 +190,10 @@ class LoggingTensorHook(SessionRunHook):
 
     def next_step(self, global_step: int) -> int | None:
         """Returns the step of the next line."""
-        return None if self._timer is None else self._timer.next_step(global_step)
+        if self._timer is None:
+            return None
+        count = self._timer.next_step(global_step - self._first)
+        return None if count is None else self._first + count
 
     def _log(self, values: Mapping[str, Any], seconds: float | None) -> None:
         if self._formatter is None and not _LOG.isEnabledFor(logging.INFO):
@@ -270,7 +277,7 @@ class SummarySaverHook(SessionRunHook):
 
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
         """Asks for the summaries, if it is time: only then the step computes them."""
-        self._wanted = self._timer.should_trigger_for_step(run_context.session.global_step + 1)
+        self._wanted = self._timer.is_due_after(run_context.session.global_step)
         return SessionRunArgs("summaries") if self._wanted else None
 
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
@@ -336,9 +343,13 @@ class GlobalStepWaiterHook(SessionRunHook):
                 time.sleep(self._poll_secs)
         return None
 
+    def next_step(self, global_step: int) -> int | None:
+        """Returns the next step while it waits; then any will do."""
+        return None if self._waited else global_step + 1
+
 
 class ProfilerHook(SessionRunHook):
-    """Writes a trace of single steps for TensorBoard's profiler or Perfetto.
+    """Writes a trace of single steps (or blocks) for TensorBoard's profiler or Perfetto.
 
     Args:
         save_steps: steps between two traces; the first step is traced.
@@ -353,9 +364,13 @@ class ProfilerHook(SessionRunHook):
         self._output_dir = output_dir
         self._tracing = False
 
+    def begin(self) -> None:
+        """Begins to count anew."""
+        self._timer.reset()
+
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
         """Starts a trace, if it is time."""
-        if self._timer.should_trigger_for_step(run_context.session.global_step + 1):
+        if self._timer.is_due_after(run_context.session.global_step):
             jax.profiler.start_trace(self._output_dir or ".")
             self._tracing = True
         return SessionRunArgs("loss")
@@ -364,9 +379,14 @@ class ProfilerHook(SessionRunHook):
         """Waits for the traced step and writes it."""
         if self._tracing:
             jax.block_until_ready(run_values.results)
-            jax.profiler.stop_trace()
-            self._tracing = False
+            self.close()
             self._timer.update_last_triggered_step(run_context.session.global_step)
+
+    def close(self) -> None:
+        """Ends the trace: JAX has only one at a time."""
+        if self._tracing:
+            self._tracing = False
+            jax.profiler.stop_trace()
 
     def next_step(self, global_step: int) -> int | None:
         """Returns the step of the next trace."""

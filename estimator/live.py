@@ -12,7 +12,6 @@ import logging
 import re
 import secrets
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ from estimator.placement import Placement
 from estimator.run_config import RunConfig
 from estimator.train_state import TrainState
 from estimator.variables import initialize
-from estimator.warm_start import warm_started
+from estimator.warm_start import warm_values
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,6 +54,11 @@ class Live:
     state: TrainState | None = None
     opt_state: dict[str, Any] | None = None
     readers: int = 0
+
+    @property
+    def origin(self) -> str:
+        """Where they come from, for messages."""
+        return self.checkpoint or "The model, as it was first traced,"
 
 
 class LiveVariables:
@@ -120,7 +124,7 @@ class LiveVariables:
 
         Args:
             binding: what the model_fn asks for.
-            placement: where they go.
+            placement: where first values are made.
             checkpoint_path: a checkpoint; None: the newest.
 
         Raises:
@@ -131,30 +135,30 @@ class LiveVariables:
         if live is None:
             _LOG.info("No checkpoint in %s: variables have their first values.", self._model_dir)
             return self._untrained(binding, placement)
-        _check_asked(binding, live)
-        if live.state is None:
-            live.values = placement.put_state(live.values)
-            if checkpoint_path is None:
-                self._live = live
+        check_asked(binding, live)
+        if checkpoint_path is None:
+            self._live = live
         return live
 
     def fresh_values(self, binding: Binding, placement: Placement) -> dict[str, Any]:
         """Returns first values, without those of a warm start."""
         return initialize(binding.recipes, self.seed, placement.state_sharding)
 
-    def warm(self, binding: Binding, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the values with those of the warm start in their place."""
-        return warm_started(self._warm_start, binding.recipes.variables, values)
+    def warm(self, binding: Binding) -> dict[str, Any]:
+        """Returns the values of the warm start, by name; they go in the place of first values."""
+        return warm_values(self._warm_start, binding.recipes.variables)
 
     def _untrained(self, binding: Binding, placement: Placement) -> Live:
-        needing = [r.name for r in binding.recipes.variables.values() if r.needs_init]
-        if needing and self._warm_start is None:
+        warm = self.warm(binding)
+        recipes = binding.recipes.variables.values()
+        needing = [r.name for r in recipes if r.needs_init and r.name not in warm]
+        if needing:
             raise ValueError(
                 f"The model in {self._model_dir} is not trained: {needing} have no values yet. "
                 "Call train first."
             )
-        values = self.warm(binding, self.fresh_values(binding, placement))
-        return Live(placement.put_state(values), 0, self.seed, frozenset(binding.trainable))
+        values = {**self.fresh_values(binding, placement), **warm}
+        return Live(values, 0, self.seed, frozenset(binding.trainable))
 
     def _load(self, path: str) -> Live:
         manifest = checkpoint.read_manifest(path)
@@ -168,8 +172,12 @@ class LiveVariables:
         return Live(values, manifest.step, seed, trainable, path, manifest.id)
 
 
-def _check_asked(binding: Binding, live: Live) -> None:
-    """Checks what EVAL or PREDICT asks for against what the checkpoint has."""
+def check_asked(binding: Binding, live: Live) -> None:
+    """Checks what a model_fn asks for against the variables there are.
+
+    Raises:
+        ValueError: if one is missing or has another shape; the message lists both sets.
+    """
     asked, there = binding.recipes.variables, live.values
     missing = sorted(asked.keys() - there.keys())
     differ = [
@@ -179,8 +187,8 @@ def _check_asked(binding: Binding, live: Live) -> None:
     ]
     if missing or differ:
         raise ValueError(
-            f"{live.checkpoint} does not fit the model_fn in mode {binding.mode!r}: missing "
-            f"{missing}, of another shape {differ}. The checkpoint has {sorted(there)}, the "
+            f"{live.origin} does not fit the model_fn in mode {binding.mode!r}: missing "
+            f"{missing}, of another shape {differ}. The model has {sorted(there)}, the "
             f"model_fn asks for {sorted(asked)}. Ask for the same variables in every mode; a model "
             "with other settings needs another model_dir."
         )
@@ -196,12 +204,16 @@ def _check_asked(binding: Binding, live: Live) -> None:
 
 
 def check_same_variables(binding: Binding, live: Live) -> None:
-    """Checks that TRAIN asks for exactly the variables of the checkpoint it continues."""
-    _check_asked(binding, live)
+    """Checks that TRAIN asks for exactly the variables that the model has.
+
+    Raises:
+        ValueError: if it asks for others, fewer or more.
+    """
+    check_asked(binding, live)
     extra = sorted(live.values.keys() - binding.recipes.variables.keys())
     if extra:
         raise ValueError(
-            f"{live.checkpoint} has {sorted(live.values)}, but the model_fn asks only for "
+            f"{live.origin} has {sorted(live.values)}, but the model_fn asks only for "
             f"{sorted(binding.recipes.variables)} in TRAIN, without {extra}. Another model needs "
             "another model_dir; warm_start_from takes over what fits."
         )

@@ -1,8 +1,10 @@
 """The model: its model_fn with all bindings and compiled steps, kept between calls.
 
-model = Model(model_fn)
-binding = model.bindings(ModeKeys.TRAIN).discover(batch)
-model.train_steps(binding).one(state, inputs)
+    model = Model(model_fn)
+    binding = model.bindings(ModeKeys.TRAIN).discover(batch)
+    model.train_steps(binding).one(state, inputs)
+
+A kind of batch is discovered once, and compiles once for each of its sizes.
 """
 
 from typing import Any

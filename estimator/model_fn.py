@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from estimator.host_features import HostOutput
 from estimator.messages import did_you_mean
@@ -90,6 +89,7 @@ class EstimatorSpec:
         put = object.__setattr__
         put(self, "loss", _checked_loss(self.loss))
         put(self, "predictions", _checked_predictions(self.predictions))
+        put(self, "export_outputs", _checked_exports(self.export_outputs))
         put(self, "eval_metric_ops", _checked_metrics(self.eval_metric_ops))
         _check_train_op(self.train_op)
         for field in _HOOKS:
@@ -130,7 +130,7 @@ class ModelFn:
 
     Args:
         fn: the model_fn: a function, partial, bound method or callable object.
-        params: handed to it as a copy, one for each call; None if there are none.
+        params: handed to it as a copy, one for each call; an empty dict if there are none.
         config: handed to it.
 
     Raises:
@@ -142,22 +142,24 @@ class ModelFn:
         if not callable(fn):
             raise TypeError(f"model_fn must be a function, got {fn!r}.")
         self.fn = fn
-        self.params = copy.deepcopy(params)
+        self.params = copy.deepcopy({} if params is None else params)
         self.config = config
         signature = inspect.signature(fn).parameters.values()
-        names = [p.name for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        names = [p.name for p in signature if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        nameless = [p.name for p in signature if p.kind is p.POSITIONAL_ONLY]
         takes_any = any(p.kind is p.VAR_KEYWORD for p in signature)
         optional = {p.name for p in signature if p.default is not p.empty}
         unknown = [n for n in names if n not in _ARGUMENTS and n not in optional]
-        if "features" not in names:
+        if "features" not in names or nameless:
             raise ValueError(
-                f"model_fn takes {names}: it must have an argument named `features`. The arguments "
+                f"model_fn takes {[*nameless, *names]}: it must have an argument named `features`. The arguments "
                 f"of a model_fn are {list(_ARGUMENTS)}, given by name."
             )
         if unknown:
+            hint = did_you_mean(unknown[0], _ARGUMENTS)
             raise ValueError(
-                f"model_fn takes {unknown}, which no Estimator gives."
-                f"{did_you_mean(unknown[0], _ARGUMENTS)} The arguments of a model_fn are {list(_ARGUMENTS)}; put the rest into `params`."
+                f"model_fn takes {unknown}, which no Estimator gives.{hint} The arguments of a "
+                f"model_fn are {list(_ARGUMENTS)}; put the rest into `params`."
             )
         self.takes = frozenset(_ARGUMENTS if takes_any else names)
         if params is not None and "params" not in self.takes:
@@ -220,21 +222,36 @@ def _checked_loss(loss: Any) -> Any:
 
 
 def _checked_predictions(predictions: Any) -> Any:
-    named = predictions if isinstance(predictions, Mapping) else {"": predictions}
-    for name, value in named.items():
-        if value is not None and not _is_answer(value):
-            where = f'predictions["{name}"]' if name else "predictions"
-            raise TypeError(
-                f"EstimatorSpec: {where} must be an array or a host_output, got {value!r}."
-            )
-    return dict(predictions) if isinstance(predictions, Mapping) else predictions
+    if not isinstance(predictions, Mapping):
+        if predictions is not None:
+            _check_answer("predictions", predictions)
+        return predictions
+    for name, value in predictions.items():
+        _check_answer(f'predictions["{name}"]', value)
+    return dict(predictions)
 
 
-def _is_answer(value: Any) -> bool:
-    if isinstance(value, HostOutput):
-        return True
+def _checked_exports(outputs: Any) -> dict[str, Any] | None:
+    if outputs is None:
+        return None
+    if not isinstance(outputs, Mapping):
+        raise TypeError(
+            f"EstimatorSpec: export_outputs must be a dict of answers by name, got {outputs!r}."
+        )
+    for name, value in outputs.items():
+        where = f'export_outputs["{name}"]'
+        for key, answer in value.items() if isinstance(value, Mapping) else [("", value)]:
+            _check_answer(f'{where}["{key}"]' if key else where, answer)
+    return dict(outputs)
+
+
+def _check_answer(where: str, value: Any) -> None:
     dtype = getattr(value, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, np.generic)
+    numeric = dtype is not None and (jnp.issubdtype(dtype, jnp.number) or dtype == bool)
+    if not numeric and not isinstance(value, HostOutput):
+        raise TypeError(
+            f"EstimatorSpec: {where} must be an array of numbers or a host_output, got {value!r}."
+        )
 
 
 def _checked_metrics(metrics: Any) -> dict[str, Metric]:

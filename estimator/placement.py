@@ -44,7 +44,8 @@ class Placement:
 
     def put_state(self, state: Any) -> Any:
         """Puts variables, or a whole state, on the device."""
-        return jax.device_put(state)
+        (device,) = jax.device_put(0).devices()  # the one that jax.default_device names, if any
+        return jax.device_put(state, device)
 
 
 class MeshPlacement(Placement):

@@ -79,10 +79,9 @@ def predict(
         live: the variables' step and seed.
         values: the variables on the devices that predict.
         compiled: gives the compiled step of a binding.
-        run: the hooks.
+        run: the hooks, begun.
         single: whether to yield single examples.
     """
-    run.begin()
     waiting: Any = None
     count = 0
     while not run.context.stop_requested:
@@ -92,9 +91,10 @@ def predict(
         run.before()
         binding = item.binding
         assert binding is not None
+        step = compiled(binding)
         asked = {name: values[name] for name in binding.recipes.variables}
         counters = (np.int32(live.step), np.uint32(live.seed), np.int32(count))
-        answers, tags = compiled(binding)(asked, counters, item.inputs)
+        answers, tags = step(asked, counters, item.inputs)
         for leaf in jax.tree.leaves(answers):
             leaf.copy_to_host_async()
         named = answers if isinstance(answers, dict) else {"predictions": answers}

@@ -1,9 +1,12 @@
 """RunConfig: the settings of a run that are not the model's.
 
-RunConfig(model_dir="runs/iris", save_checkpoints_steps=500, random_seed=42)
+    RunConfig(model_dir="runs/iris", save_checkpoints_steps=500, random_seed=42)
+
+It is made once and never changed; `replace` makes another one.
 """
 
 import dataclasses
+import numbers
 import os
 from typing import Any
 
@@ -108,7 +111,8 @@ class RunConfig:
         cadences = ("save_checkpoints_steps", "save_checkpoints_secs")
         for given, other in (cadences, cadences[::-1]):
             if given in changes and other not in changes:
-                changes[other] = None
+                # What stays must be said: left out, the default cadence would come back.
+                changes[other] = None if changes[given] is not None else getattr(self, other)
         if "random_seed" in changes and "tf_random_seed" not in changes:
             changes["tf_random_seed"] = changes["random_seed"]
         if "tf_random_seed" in changes and "random_seed" not in changes:
@@ -116,32 +120,32 @@ class RunConfig:
         return dataclasses.replace(self, **changes)
 
     def _check_numbers(self) -> None:
-        self._check("save_summary_steps", 0, int)
-        self._check("save_checkpoints_steps", 0, int)
-        self._check("save_checkpoints_secs", 0, int | float)
-        self._check("keep_checkpoint_max", 0, int)
-        self._check("keep_checkpoint_every_n_hours", 0, int | float, above=True)
-        self._check("log_step_count_steps", 0, int, above=True)
-        self._check("prefetch", 0, int)
-        if self.steps_per_execution is None:
-            raise ValueError("RunConfig: steps_per_execution should be > 0, got None.")
-        self._check("steps_per_execution", 0, int, above=True)
+        for name in ("steps_per_execution", "keep_checkpoint_every_n_hours"):
+            if getattr(self, name) is None:
+                raise ValueError(f"RunConfig: {name} should be > 0, got None.")
+        self._check("save_summary_steps", numbers.Integral)
+        self._check("save_checkpoints_steps", numbers.Integral)
+        self._check("save_checkpoints_secs", numbers.Real)
+        self._check("keep_checkpoint_max", numbers.Integral)
+        self._check("keep_checkpoint_every_n_hours", numbers.Real, above_zero=True)
+        self._check("log_step_count_steps", numbers.Integral, above_zero=True)
+        self._check("prefetch", numbers.Integral)
+        self._check("steps_per_execution", numbers.Integral, above_zero=True)
 
-    def _check(self, name: str, low: int, kind: Any, above: bool = False) -> None:
+    def _check(self, name: str, kind: Any, above_zero: bool = False) -> None:
         value = getattr(self, name)
         if value is None:
             return
         if not isinstance(value, kind) or isinstance(value, bool):
             raise TypeError(f"RunConfig: {name} should be a number, got {value!r}.")
-        if value < low or (above and value == low):
-            raise ValueError(
-                f"RunConfig: {name} should be {'>' if above else '>='} {low}, got {value}."
-            )
+        if value < 0 or (above_zero and value == 0):
+            wanted = "> 0" if above_zero else ">= 0"
+            raise ValueError(f"RunConfig: {name} should be {wanted}, got {value}.")
 
     def _check_seeds(self) -> None:
         given = [s for s in (self.random_seed, self.tf_random_seed) if s is not None]
         for seed in given:
-            if not isinstance(seed, int) or isinstance(seed, bool):
+            if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
                 raise TypeError(f"RunConfig: random_seed must be an int, got {seed!r}.")
         if len(set(given)) > 1:
             raise ValueError(
@@ -149,8 +153,8 @@ class RunConfig:
                 f"{self.tf_random_seed}. They are two names of one setting: give one."
             )
         if given:
-            object.__setattr__(self, "random_seed", given[0])
-            object.__setattr__(self, "tf_random_seed", given[0])
+            object.__setattr__(self, "random_seed", int(given[0]))
+            object.__setattr__(self, "tf_random_seed", int(given[0]))
 
 
 def _checked_dir(path: Any) -> str:

@@ -28,9 +28,11 @@ class Session(abc.ABC):
     Attributes:
         global_step: the number of the training steps made so far, an int that costs nothing to
             read.
+        batches: the number of batches that this run has seen so far.
     """
 
     global_step: int
+    batches: int
 
     @abc.abstractmethod
     def names(self) -> list[str]:
@@ -151,11 +153,14 @@ class SessionRunHook:
     def end(self, session: Session) -> None:
         """Is called when the run ends without an exception."""
 
+    def close(self) -> None:
+        """Is called when the run is over, after an exception, too, to give back what is held."""
+
     def next_step(self, global_step: int) -> int | None:
         """Returns the next global step this hook must see the end of.
 
-        None means the end of each block of `RunConfig(steps_per_execution=...)` steps. By default
-        a hook sees every step, and so takes blocks apart.
+        None means the end of each block of `RunConfig(steps_per_execution=...)` steps; a step that
+        is past means never again. By default a hook sees every step, and so takes blocks apart.
 
         Args:
             global_step: the number of steps made so far.

@@ -26,8 +26,9 @@ class TrainSteps:
     """The compiled training steps of one binding.
 
     `one` and `with_summaries` map `(state, inputs)` to `(state, outputs)`; `block` takes inputs
-    stacked along a new first axis. Outputs are `loss` and the tags; after a block the last step's,
-    and `losses`, all of its losses. Each compiles at its first call and donates the state.
+    stacked along a new first axis. Outputs are `loss` and the tags; after a block the last step's
+    with its summaries, and `losses`, all of its losses. Each compiles at its first call and donates
+    the state.
     """
 
     def __init__(self, binding: Binding) -> None:
@@ -137,9 +138,15 @@ def _train_step(
 def _train_block(
     binding: Binding, state: TrainState, stacked: list[Any]
 ) -> tuple[TrainState, Outputs]:
-    state, outputs = jax.lax.scan(functools.partial(_train_step, binding, False), state, stacked)
-    last = jax.tree.map(lambda x: x[-1], outputs)
-    return state, {**last, "losses": outputs["loss"]}
+    step = functools.partial(_train_step, binding, False)
+    if not binding.recipes.summaries:
+        state, outputs = jax.lax.scan(step, state, stacked)
+        return state, {**jax.tree.map(lambda x: x[-1], outputs), "losses": outputs["loss"]}
+    # Only the last step's summaries can be seen, so only they are computed.
+    before, last = [x[:-1] for x in stacked], [x[-1] for x in stacked]
+    state, outputs = jax.lax.scan(step, state, before)
+    state, final = _train_step(binding, True, state, last)
+    return state, {**final, "losses": jnp.append(outputs["loss"], final["loss"])}
 
 
 def _call(binding: Binding, values: Any, counters: Any, inputs: Any) -> Any:

@@ -113,7 +113,8 @@ class TrainCall:
                 )
             session.wait_for_saves()
         finally:
-            progress.close()
+            for hook in [*hooks, progress]:
+                hook.close()
             session.close()
             self.writers.flush()
         if made == 0:
@@ -128,7 +129,7 @@ class TrainCall:
         values = self.variables.fresh_values(binding, self.placement)
         if binding.spec.scaffold is not None:
             values = first_values(binding.spec.scaffold, values, feed)
-        values = self.placement.put_state(self.variables.warm(binding, values))
+        values = self.placement.put_state({**values, **self.variables.warm(binding)})
         compiled = self.model.train_steps(binding)
         opt_state = compiled.start_opt_state(values, self.placement.state_sharding)
         seed = self.variables.seed

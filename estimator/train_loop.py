@@ -22,6 +22,7 @@ from estimator.binding import Binding
 from estimator.checkpoint import CheckpointWriter, Snapshot
 from estimator.events import EventWriters
 from estimator.feed import Feed, Item
+from estimator.live import Live, check_same_variables
 from estimator.placement import Placement
 from estimator.run_config import RunConfig
 from estimator.session import (
@@ -73,11 +74,14 @@ class TrainSession(Session):
     ) -> None:
         self.state = state
         self.global_step = global_step
+        self.batches = 0
         self.outputs: dict[str, Any] = {}
         self._seed = seed
         self._feed = feed
         self._binding = binding
         self._compiled = compiled
+        self._current: Binding | None = None
+        self._seen: set[Binding] = set()
         self._placement = placement
         self._config = config
         self._model_dir = model_dir
@@ -109,8 +113,9 @@ class TrainSession(Session):
 
     def step(self, item: Item, summaries: bool) -> None:
         """Sends one step, or one block of steps, to the device."""
-        assert item.binding is not None
-        compiled = self._compiled(item.binding)
+        if item.binding is not self._current:
+            self._switch(item.binding)
+        compiled = self._steps
         if item.count > 1:
             inputs = self._placement.put_block(item.inputs)
             self.state, self.outputs = compiled.block(self.state, inputs)
@@ -118,10 +123,22 @@ class TrainSession(Session):
             run = compiled.with_summaries if summaries else compiled.one
             self.state, self.outputs = run(self.state, item.inputs)
         self.global_step += item.count
+        self.batches += item.count
         if self._placement.in_flight is not None:
             self._in_flight.append(self.outputs["loss"])
             if len(self._in_flight) > self._placement.in_flight:
                 self._in_flight.popleft().block_until_ready()
+
+    def _switch(self, binding: Binding | None) -> None:
+        """Goes on with the steps for another kind of batch."""
+        assert binding is not None
+        if binding not in self._seen:
+            names = frozenset(self._binding.trainable)
+            check_same_variables(
+                binding, Live(self.state.values, self.global_step, self._seed, names)
+            )
+            self._seen.add(binding)
+        self._current, self._steps = binding, self._compiled(binding)
 
     def bad_step(self) -> int | None:
         """Returns the first step whose loss was not finite, waiting for the device."""

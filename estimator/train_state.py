@@ -1,7 +1,9 @@
 """The train state: everything a step changes, as one pytree; and how it lies on disk.
 
-state = TrainState.start(values, train_op, trainable, seed=0)
-flat = flatten_opt_state(state.opt_state)       # {"0/trace/h1/kernel": Array}, for a checkpoint
+    state = TrainState.start(values, train_op, trainable, seed=0)
+    flat = flatten_opt_state(state.opt_state)       # {"0/trace/h1/kernel": Array}, for a checkpoint
+
+On disk the optimizer's state is flat, so that another optimizer gets an error in our words.
 """
 
 import dataclasses

@@ -49,7 +49,6 @@ def check_warm_start(given: Any) -> WarmStartSettings | dict[str, np.ndarray] | 
 
     Raises:
         TypeError: if it is something else.
-        ValueError: if the path holds no checkpoint.
     """
     if given is None:
         return None
@@ -65,24 +64,22 @@ def check_warm_start(given: Any) -> WarmStartSettings | dict[str, np.ndarray] | 
     return given
 
 
-def warm_started(
+def warm_values(
     settings: WarmStartSettings | Mapping[str, np.ndarray] | None,
     recipes: Mapping[str, VariableRecipe],
-    values: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Returns the first values with those of the warm start in their place, and logs a table.
+    """Returns the values of the warm start by name, and logs a table.
 
     Args:
         settings: what `check_warm_start` gave.
         recipes: the model's variables.
-        values: their first values.
 
     Raises:
         ValueError: if a variable that is named explicitly is missing or has another shape, or if
             nothing at all can be taken.
     """
     if settings is None:
-        return dict(values)
+        return {}
     if isinstance(settings, WarmStartSettings):
         taken, differ = _from_checkpoint(settings, recipes)
         origin = os.fspath(settings.ckpt_to_initialize_from)
@@ -97,8 +94,7 @@ def warm_started(
             f"Warm start: nothing of {origin} fits the model's variables {sorted(recipes)}. Map "
             "their names with WarmStartSettings(var_name_to_prev_var_name={new: old})."
         )
-    cast = {name: jnp.asarray(array, recipes[name].dtype) for name, array in taken.items()}
-    return {**values, **cast}
+    return {name: jnp.asarray(array, recipes[name].dtype) for name, array in taken.items()}
 
 
 def _from_checkpoint(

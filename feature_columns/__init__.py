@@ -1,9 +1,11 @@
 """Feature columns: how a model reads the features of a batch.
 
-import feature_columns as fc
+    import feature_columns as fc
 
-columns = [fc.numeric_column("age"), fc.numeric_column("height")]
-net = fc.input_layer(features, columns)         # inside a model_fn: (batch, 2)
+    columns = [fc.numeric_column("age"), fc.numeric_column("height")]
+    net = fc.input_layer(features, columns)         # inside a model_fn: (batch, 2)
+
+A column is a frozen dataclass: it can be compared, printed and written to JSON.
 """
 
 from feature_columns.columns import DenseColumn

@@ -1,7 +1,9 @@
 """Columns: what every feature column can do.
 
-column.name                 # "age"; columns are concatenated in the order of their names
-column.dense(features)      # inside a model_fn: floats of shape (batch, width)
+    column.name                 # "age"; columns are concatenated in the order of their names
+    column.dense(features)      # inside a model_fn: floats of shape (batch, width)
+
+What makes floats of numbers works on the device; what makes ids of strings works on the host.
 """
 
 import abc

@@ -1,6 +1,8 @@
 """The input layer: columns side by side, the dense input of a model.
 
-net = input_layer(features, [numeric_column("age"), numeric_column("height")])
+    net = input_layer(features, [numeric_column("age"), numeric_column("height")])
+
+The order of the columns in the list does not matter.
 """
 
 from collections.abc import Mapping, Sequence

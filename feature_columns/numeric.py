@@ -1,6 +1,8 @@
 """The numeric column: numbers as they are, or normalised.
 
-numeric_column("age", normalizer_fn=lambda x: (x - 40.0) / 12.0)
+    numeric_column("age", normalizer_fn=lambda x: (x - 40.0) / 12.0)
+
+It works on the device: the normalizer is part of the compiled step.
 """
 
 import dataclasses

@@ -53,6 +53,7 @@ FLOORS = [
     "run_config",
     "warm_start",
     "live",
+    "arguments",
     "evaluate_loop",
     "predict_loop",
     "train_loop",
