@@ -10,6 +10,7 @@ machine nothing else to do. The Estimator runs with its default hooks.
 
 import argparse
 import functools
+import itertools
 import json
 import statistics
 import subprocess
@@ -57,7 +58,7 @@ class ByHand:
     def __init__(self, sizes):
         keys = jax.random.split(jax.random.key(0), len(sizes))
         init = jax.nn.initializers.glorot_uniform()
-        pairs = list(zip(sizes, sizes[1:], strict=False))
+        pairs = list(itertools.pairwise(sizes))
         self.params = [
             (init(key, pair), jnp.zeros(pair[1])) for key, pair in zip(keys, pairs, strict=False)
         ]

@@ -152,8 +152,8 @@ class ModelFn:
         unknown = [n for n in names if n not in _ARGUMENTS and n not in optional]
         if "features" not in names or nameless:
             raise ValueError(
-                f"model_fn takes {[*nameless, *names]}: it must have an argument named `features`. The arguments "
-                f"of a model_fn are {list(_ARGUMENTS)}, given by name."
+                f"model_fn takes {[*nameless, *names]}: it must have an argument named `features`. "
+                f"The arguments of a model_fn are {list(_ARGUMENTS)}, given by name."
             )
         if unknown:
             hint = did_you_mean(unknown[0], _ARGUMENTS)
@@ -247,10 +247,11 @@ def _checked_exports(outputs: Any) -> dict[str, Any] | None:
 
 def _check_answer(where: str, value: Any) -> None:
     dtype = getattr(value, "dtype", None)
-    numeric = dtype is not None and (jnp.issubdtype(dtype, jnp.number) or dtype == bool)
+    numeric = dtype is not None and (jnp.issubdtype(dtype, jnp.number) or dtype.kind == "b")
     if not numeric and not isinstance(value, HostOutput):
         raise TypeError(
-            f"EstimatorSpec: {where} must be an array of numbers or a host_output, got {value!r}."
+            f"EstimatorSpec: {where} must be an array or a host_output, got {value!r}. "
+            "Strings are made on the host: host_output(Lookup(names), ids)."
         )
 
 

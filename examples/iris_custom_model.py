@@ -1,4 +1,4 @@
-"""A custom model_fn learns iris, loses its process half way, and goes on as if nothing had happened.
+"""A custom model_fn learns iris, loses its process half way, and goes on as if nothing was.
 
     python examples/iris_custom_model.py                    # about ten seconds
     python examples/iris_custom_model.py --model-dir runs/mine --steps 2000

@@ -286,12 +286,12 @@ def test_the_constructor_of_an_estimator_inspects_the_model_fn(model_dir):
         Estimator(lambda features, lables: 0, model_dir)
 
 
-def test_params_that_nobody_gave_are_none():
-    ModelFn(lambda features, mode, params: check_none(params, mode), None, None)(X, None, EVAL)
+def test_params_that_nobody_gave_are_an_empty_dict():
+    ModelFn(lambda features, mode, params: check_empty(params, mode), None, None)(X, None, EVAL)
 
 
-def check_none(params, mode):
-    assert params is None
+def check_empty(params, mode):
+    assert params == {}
     return EstimatorSpec(mode, loss=LOSS)
 
 
