@@ -2,7 +2,7 @@
 
     model = Model(model_fn)
     binding = model.bindings(ModeKeys.TRAIN).discover(batch)
-    model.train_steps(binding).one(state, inputs)
+    model.train_steps(binding, structure).one(leaves, inputs)
 
 A kind of batch is discovered once, and compiles once for each of its sizes.
 """
@@ -27,9 +27,9 @@ class Model:
         """Returns the bindings of one mode."""
         return ModeBindings(self.model_fn, mode, self._bindings)
 
-    def train_steps(self, binding: Binding) -> steps.TrainSteps:
-        """Returns the compiled training steps of a binding."""
-        return self._once((binding, None), lambda: steps.TrainSteps(binding))
+    def train_steps(self, binding: Binding, structure: Any) -> steps.TrainSteps:
+        """Returns the compiled training steps of a binding, for states of that structure."""
+        return self._once((binding, structure), lambda: steps.TrainSteps(binding, structure))
 
     def eval_step(self, binding: Binding) -> Any:
         """Returns the compiled evaluation step of a binding."""

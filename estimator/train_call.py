@@ -130,8 +130,7 @@ class TrainCall:
         if binding.spec.scaffold is not None:
             values = first_values(binding.spec.scaffold, values, feed)
         values = self.placement.put_state({**values, **self.variables.warm(binding)})
-        compiled = self.model.train_steps(binding)
-        opt_state = compiled.start_opt_state(values, self.placement.state_sharding)
+        opt_state = steps.start_opt_state(binding, values, self.placement.state_sharding)
         seed = self.variables.seed
         return self.placement.put_state(TrainState.make(values, opt_state, 0, seed))
 
@@ -142,7 +141,7 @@ class TrainCall:
         if live.state is not None:
             # An unfinished predict call still reads these arrays; a step would take their memory.
             return steps.copy(live.state) if live.readers else live.state
-        shapes = self.model.train_steps(binding).opt_state_shapes()
+        shapes = steps.opt_state_shapes(binding)
         opt_state = unflatten_opt_state(shapes, live.opt_state or {}, live.checkpoint)
         state = TrainState.make(live.values, opt_state, live.step, live.seed)
         state = self.placement.put_state(state)

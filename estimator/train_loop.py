@@ -65,14 +65,14 @@ class TrainSession(Session):
         seed: int,
         feed: Feed,
         binding: Binding,
-        compiled: Callable[[Binding], steps.TrainSteps],
+        compiled: Callable[[Binding, Any], steps.TrainSteps],
         placement: Placement,
         config: RunConfig,
         model_dir: str,
         writers: EventWriters,
         fail_on_nan: bool,
     ) -> None:
-        self.state = state
+        self._leaves, self._structure = jax.tree.flatten(state)
         self.global_step = global_step
         self.batches = 0
         self.outputs: dict[str, Any] = {}
@@ -89,6 +89,11 @@ class TrainSession(Session):
         self._fail_on_nan = fail_on_nan
         self._savers: dict[str, CheckpointWriter] = {}
         self._in_flight: deque[Any] = deque()
+
+    @property
+    def state(self) -> TrainState:
+        """The train state as it is now."""
+        return jax.tree.unflatten(self._structure, self._leaves)
 
     def names(self) -> list[str]:
         """Returns variables, tags, and what each step gives."""
@@ -118,10 +123,10 @@ class TrainSession(Session):
         compiled = self._steps
         if item.count > 1:
             inputs = self._placement.put_block(item.inputs)
-            self.state, self.outputs = compiled.block(self.state, inputs)
+            self._leaves, self.outputs = compiled.block(self._leaves, inputs)
         else:
             run = compiled.with_summaries if summaries else compiled.one
-            self.state, self.outputs = run(self.state, item.inputs)
+            self._leaves, self.outputs = run(self._leaves, item.inputs)
         self.global_step += item.count
         self.batches += item.count
         if self._placement.in_flight is not None:
@@ -138,7 +143,7 @@ class TrainSession(Session):
                 binding, Live(self.state.values, self.global_step, self._seed, names)
             )
             self._seen.add(binding)
-        self._current, self._steps = binding, self._compiled(binding)
+        self._current, self._steps = binding, self._compiled(binding, self._structure)
 
     def bad_step(self) -> int | None:
         """Returns the first step whose loss was not finite, waiting for the device."""

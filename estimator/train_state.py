@@ -1,6 +1,6 @@
 """The train state: everything a step changes, as one pytree; and how it lies on disk.
 
-    state = TrainState.start(values, train_op, trainable, seed=0)
+    state = TrainState.make(values, train_op.init(values), step=0, seed=0)
     flat = flatten_opt_state(state.opt_state)       # {"0/trace/h1/kernel": Array}, for a checkpoint
 
 On disk the optimizer's state is flat, so that another optimizer gets an error in our words.
@@ -23,22 +23,42 @@ class TrainState:
     Attributes:
         values: the variables by name.
         opt_state: the optimizer's state; None if there is no optimizer.
-        step: the global step, int32.
-        seed: what all random keys come from, uint32.
-        bad_step: the first step since the last save whose loss was not finite, or -1; int32.
+        counters: int32 of shape (3,): step, seed and bad step, in one array because each array of
+            a state costs microseconds a step.
     """
 
     values: dict[str, Any]
     opt_state: Any
-    step: Any
-    seed: Any
-    bad_step: Any
+    counters: Any
 
     @classmethod
     def make(cls, values: Mapping[str, Any], opt_state: Any, step: int, seed: int) -> "TrainState":
-        """Returns a state with counters as host scalars of the right dtype."""
-        counters = (np.int32(step), np.uint32(seed & 0xFFFFFFFF), np.int32(-1))
-        return cls(dict(values), opt_state, *counters)
+        """Returns a state at a step; the seed's lowest 32 bits count."""
+        counters = np.array([step, seed & 0xFFFFFFFF, 0xFFFFFFFF], np.uint32).view(np.int32)
+        return cls(dict(values), opt_state, counters)
+
+    @property
+    def step(self) -> jax.Array:
+        """The global step, int32."""
+        return self.counters[0]
+
+    @property
+    def key(self) -> jax.Array:
+        """The key that all random keys of this step come from."""
+        seed = jax.lax.bitcast_convert_type(self.counters[1], jnp.uint32)
+        return jax.random.fold_in(jax.random.key(seed), self.step)
+
+    @property
+    def bad_step(self) -> jax.Array:
+        """The first step since the last save whose loss was not finite, or -1; int32."""
+        return self.counters[2]
+
+    def next(self, values: dict[str, Any], opt_state: Any, loss: jax.Array) -> "TrainState":
+        """Returns the state after one more step."""
+        step = self.step + 1
+        is_first_bad = (self.bad_step < 0) & ~jnp.isfinite(loss)
+        bad_step = jnp.where(is_first_bad, step, self.bad_step)
+        return TrainState(values, opt_state, jnp.stack([step, self.counters[1], bad_step]))
 
 
 def flatten_opt_state(opt_state: Any) -> dict[str, Any]:

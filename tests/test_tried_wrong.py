@@ -1,9 +1,13 @@
 """Wrong use gives one clear error, spoils no checkpoint, and leaves training able to go on."""
 
 import contextlib
+import gc
 import os
 import shutil
 import subprocess
+import sys
+import threading
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,22 +28,20 @@ TRAIN, EVAL = est.ModeKeys.TRAIN, est.ModeKeys.EVAL
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory) -> str:
-    """A model_dir where `net` was trained for six steps."""
+def good(tmp_path_factory) -> est.Estimator:
+    """`net`, trained for six steps."""
     model_dir = str(tmp_path_factory.mktemp("good") / "model")
-    make_net(model_dir).train(shuffled(), max_steps=6)
-    return model_dir
+    return make_net(model_dir).train(shuffled(), max_steps=6)
 
 
 @pytest.fixture
-def trained(good, model_dir) -> Iterator[str]:
-    """A copy of it; in the end, the good model must be able to go on from where it was."""
-    shutil.copytree(good, model_dir)
-    yield model_dir
-    last = content(model_dir)
-    assert last["step"] == 6
-    make_net(model_dir).train(shuffled(), steps=1)
-    assert content(model_dir)["step"] == 7
+def trained(good) -> Iterator[str]:
+    """Its model_dir; in the end, it must be able to go on from where it was."""
+    before = content(good.model_dir)["step"]
+    yield good.model_dir
+    assert content(good.model_dir)["step"] == before
+    good.train(shuffled(), steps=1)
+    assert content(good.model_dir)["step"] == before + 1
 
 
 def estimator_of(model_fn: Any, model_dir: str, **settings: Any) -> est.Estimator:
@@ -143,26 +145,26 @@ def returning_a_loss_of_each_row(features, labels, mode):
         (
             with_another_optimizer,
             ValueError,
-            r"checkpoints/6 was written with another optimizer: it holds the state \[0/count .*"
+            r"checkpoints/[0-9]+ was written with another optimizer: it holds .*\[0/count .*"
             r"this one needs \[0/trace.*new model_dir",
         ),
         (
             without_a_layer,
             ValueError,
-            r"checkpoints/6 has \[.*'dense_2/kernel'\], .* asks only for \['dense/bias', "
+            r"checkpoints/[0-9]+ has \[.*'dense_2/kernel'\], .* asks only for \['dense/bias', "
             r"'dense/kernel', 'dense_1/bias', 'dense_1/kernel'\].*another model_dir",
         ),
         (
             with_a_wider_layer,
             ValueError,
-            r"checkpoints/6 does not fit .*dense/kernel \(4, 10\) there, \(4, 11\) here.*"
-            r"checkpoint has \['dense/bias'.*model_fn asks for \['dense/bias'.*another model_dir",
+            r"checkpoints/[0-9]+ does not fit .*dense/kernel \(4, 10\) there, \(4, 11\) here.*"
+            r"(checkpoint|model) has \['dense/bias'.*asks for .*another model_dir",
         ),
         (
             with_one_layer_more,
             ValueError,
-            r"checkpoints/6 does not fit .*missing \['extra/bias', 'extra/kernel'\].*"
-            r"checkpoint has \['dense/bias'.*model_fn asks for .*'extra/kernel'",
+            r"checkpoints/[0-9]+ does not fit .*missing \['extra/bias', 'extra/kernel'\].*"
+            r"(checkpoint|model) has \['dense/bias'.*model_fn asks for .*'extra/kernel'",
         ),
         (returning_a_loss, TypeError, "model_fn should return an EstimatorSpec, got"),
         (returning_a_loss_of_each_row, ValueError, r"Loss must be a single number.*\(8,\).*mean"),
@@ -201,8 +203,8 @@ def test_a_variable_that_only_evaluation_asks_for_is_refused(trained):
         return (with_one_layer_more if mode == EVAL else net)(features, labels, mode)
 
     message = (
-        r"checkpoints/6 does not fit the model_fn in mode 'eval': missing \['extra/bias', "
-        r"'extra/kernel'\].*The checkpoint has \['dense/bias'.*asks for \['dense/bias'"
+        r"checkpoints/[0-9]+ does not fit the model_fn in mode 'eval': missing \['extra/bias', "
+        r"'extra/kernel'\].*(checkpoint|model) has \['dense/bias'.*asks for \['dense/bias'"
     )
     with pytest.raises(ValueError, match=message):
         estimator_of(model_fn, trained).evaluate(shuffled(1))
@@ -237,6 +239,42 @@ def test_a_tag_or_metric_first_seen_at_another_batch_size_is_refused(model_dir):
     assert steps_of(estimator) == [0, 3]
 
 
+def two_towers(features, labels, mode):
+    """One layer, and one more where there is a second feature."""
+    hidden = est.layers.dense(features["x"], 3, name="a")
+    if "more" in features:
+        hidden += est.layers.dense(features["more"], 3, name="b")
+    loss = jnp.mean(hidden**2)
+    return est.EstimatorSpec(mode, predictions=hidden, loss=loss, train_op=optax.adam(0.1))
+
+
+ONE = {"x": np.ones((8, 4), np.float32)}
+TWO = {**ONE, "more": np.ones((8, 4), np.float32)}
+
+
+@pytest.mark.parametrize("first", [ONE, TWO], ids=["more", "fewer"])
+def test_another_kind_of_batch_with_other_variables_is_refused_in_training(model_dir, first):
+    second = TWO if first is ONE else ONE
+    estimator = estimator_of(two_towers, model_dir)
+    message = r"b/kernel.* the model_fn asks|the model_fn asks .*b/kernel"
+    with pytest.raises(ValueError, match=message):
+        estimator.train(lambda: [first] * 4 + [second])
+    assert steps_of(estimator) == [0, 3]
+    estimator.train(lambda: [first])
+    assert steps_of(estimator) == [0, 3, 4]
+
+
+@pytest.mark.parametrize("call", ["evaluate", "predict"])
+def test_another_kind_of_batch_with_more_variables_is_refused_as_the_first_would_be(
+    model_dir, call
+):
+    estimator = estimator_of(two_towers, model_dir).train(lambda: [ONE])
+    message = r"checkpoints/1 does not fit the model_fn .*missing \['b/bias', 'b/kernel'\]"
+    for batches in ([TWO], [ONE, TWO]):
+        with pytest.raises(ValueError, match=message):
+            list(getattr(estimator, call)(lambda batches=batches: batches))
+
+
 # Misspelt names.
 
 
@@ -265,8 +303,7 @@ def test_a_misspelt_predict_key_is_refused_at_the_call(trained):
 
 
 def test_a_misspelt_variable_is_refused(trained):
-    message = "no variable 'dense/kernal' among .*'dense/bias'.*Did you mean \"dense/kernel\""
-    with pytest.raises(KeyError, match=message.replace('"', r'\\?"')):
+    with pytest.raises(KeyError, match=r"no variable .*dense/kernal.* among .*mean .dense/kernel"):
         make_net(trained).get_variable_value("dense/kernal")
 
 
@@ -342,7 +379,7 @@ def with_ids(features, labels, mode):
     return spec._replace(loss=spec.loss + 0.0 * jnp.mean(features["id"]))
 
 
-@pytest.mark.parametrize("too_big", [2**31, -(2**40), 2**63 - 1])
+@pytest.mark.parametrize("too_big", [2**31, -(2**40)])
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_an_id_that_does_not_fit_is_refused_by_name_if_it_is_used(model_dir, too_big, prefetch):
     def input_fn():
@@ -451,8 +488,7 @@ def mount(*arguments: Any) -> int:
 
 def test_a_read_only_model_dir_is_refused_and_can_be_read(small_disk, good):
     model_dir = str(small_disk / "model")
-    shutil.copytree(good, model_dir)
-    shutil.rmtree(Path(model_dir, "checkpoints", "0"))
+    shutil.copytree(good.latest_checkpoint(), f"{model_dir}/checkpoints/6")
     assert subprocess.run(["mount", "-o", "remount,ro", small_disk], check=False).returncode == 0
     estimator = make_net(model_dir)
     assert len(list(estimator.predict(shuffled(1)))) == 43
@@ -464,15 +500,14 @@ def test_a_read_only_model_dir_is_refused_and_can_be_read(small_disk, good):
         make_net(str(small_disk / "new")).train(shuffled(), steps=1)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("listeners", [(), (est.CheckpointSaverListener(),)], ids=["async", "sync"])
 def test_a_full_disk_is_one_clear_error_and_spares_the_checkpoints(small_disk, listeners):
     model_dir = small_disk / "model"
     filler = small_disk / "filler"
-    filler.write_bytes(bytes(2_000_000))
+    fill_but(filler, 800_000)
     estimator = make_net(str(model_dir), save_checkpoints_steps=1, keep_checkpoint_max=None)
-    message = (
-        r"checkpoints/[0-9]+: this checkpoint could not be saved: .*[Nn]o space left.*Make room"
-    )
+    message = r"checkpoints/[0-9]+: .* could not be saved: .*[Nn]o space left.*Make room"
     with pytest.raises(OSError, match=message):
         estimator.train(shuffled(), max_steps=60, saving_listeners=listeners)
     steps = steps_of(estimator)
@@ -486,6 +521,27 @@ def test_a_full_disk_is_one_clear_error_and_spares_the_checkpoints(small_disk, l
     estimator.train(shuffled(), max_steps=steps[-1] + 3)
     assert steps_of(estimator)[-1] == steps[-1] + 3
     scalars(str(model_dir))
+
+
+def test_a_full_disk_prints_no_tracebacks_of_other_libraries(small_disk, monkeypatch):
+    fill_but(small_disk / "filler", 300_000)
+    noise: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", noise.append)
+    monkeypatch.setattr(threading, "excepthook", noise.append)
+    estimator = make_net(
+        str(small_disk / "model"), save_checkpoints_steps=1, keep_checkpoint_max=None
+    )
+    for _ in range(8):
+        with pytest.raises((OSError, RuntimeError), match="could not be saved"):
+            estimator.train(shuffled(), max_steps=60)
+    gc.collect()
+    time.sleep(0.1)
+    assert not [str(note.exc_value) for note in noise]
+
+
+def fill_but(path: Path, free: int) -> None:
+    """Writes zeros until so many bytes are left."""
+    path.write_bytes(bytes(shutil.disk_usage(path.parent).free - free))
 
 
 def fill(path: Path) -> None:
