@@ -54,21 +54,25 @@ class TrainSteps:
 
 def opt_state_shapes(binding: Binding) -> Any:
     """Returns what the optimizer's state looks like, as `jax.ShapeDtypeStruct`s."""
-    train_op, recipes = binding.spec.train_op, binding.recipes.variables
-    if train_op is None:
+    if binding.spec.train_op is None:
         return None
-    shapes = {
-        n: jax.ShapeDtypeStruct(recipes[n].shape, recipes[n].dtype) for n in binding.trainable
-    }
-    return jax.eval_shape(train_op.init, shapes)
+    recipes = [binding.recipes.variables[name] for name in binding.trainable]
+    shapes = {r.name: jax.ShapeDtypeStruct(r.shape, r.dtype) for r in recipes}
+    return jax.eval_shape(binding.spec.train_op.init, shapes)
 
 
 def start_opt_state(binding: Binding, values: dict[str, Any], out_shardings: Any = None) -> Any:
     """Returns the optimizer's first state."""
     if binding.spec.train_op is None:
         return None
-    init = jax.jit(binding.spec.train_op.init, out_shardings=out_shardings)
-    return init({name: values[name] for name in binding.trainable})
+    train_op = binding.spec.train_op
+
+    def init(variables: dict[str, Any]) -> Any:
+        # Copies: an optimizer may keep the variables themselves, and a step donates both.
+        return jax.tree.map(jnp.copy, train_op.init(variables))
+
+    made = jax.jit(init, out_shardings=out_shardings)
+    return made({name: values[name] for name in binding.trainable})
 
 
 def eval_step(binding: Binding) -> Any:

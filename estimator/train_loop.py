@@ -147,7 +147,7 @@ class TrainSession(Session):
 
     def bad_step(self) -> int | None:
         """Returns the first step whose loss was not finite, waiting for the device."""
-        step = int(self.state.bad_step)
+        step = int(np.asarray(self.state.counters)[-1])
         return None if step < 0 else step
 
     def check_finite(self) -> bool:

@@ -114,9 +114,11 @@ def _stored(leaf: Any) -> Any:
 
 
 def _wrap(wanted: Any, array: jax.Array) -> jax.Array:
-    if _is_key(wanted):
-        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(wanted))
-    return array.astype(wanted.dtype)
+    if not _is_key(wanted):
+        return array.astype(wanted.dtype)
+    impls: list[Any] = []
+    jax.eval_shape(lambda key: impls.append(jax.random.key_impl(key)), wanted)
+    return jax.random.wrap_key_data(array, impl=impls[0])
 
 
 def _table(flat: Mapping[str, Any]) -> str:
