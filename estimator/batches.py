@@ -152,6 +152,12 @@ class Unavailable:
     def __repr__(self) -> str:
         return f"<not an array: {object.__getattribute__(self, '_message')}>"
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        # isinstance(feature, jax.Array) is a use, too: its answer must not change.
+        object.__getattribute__(self, "_touched")()
+        return Unavailable
+
     def __getattr__(self, name: str) -> Any:
         if name == "__jax_array__":
             # JAX asks for it wherever an array is wanted, and replaces a TypeError with its own.
@@ -199,7 +205,7 @@ def to_device_dtype(leaf: Any, path: str) -> Any:
     Raises:
         OverflowError: if an integer does not fit.
     """
-    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    dtype = _device_dtype(leaf.dtype)
     if dtype == leaf.dtype:
         return leaf
     narrow = leaf.astype(dtype)
@@ -267,13 +273,20 @@ def _as_array(leaf: Any) -> Any:
 
 def _kind(leaf: Any) -> ArrayLeaf | HostLeaf:
     if isinstance(leaf, np.ndarray | jax.Array) and _is_number(leaf.dtype):
-        return ArrayLeaf(jax.dtypes.canonicalize_dtype(leaf.dtype), leaf.ndim)
+        return ArrayLeaf(_device_dtype(leaf.dtype), leaf.ndim)
     return HostLeaf(_holds(leaf))
 
 
 @functools.cache
 def _is_number(dtype: Any) -> bool:
     return dtype.kind in "biufc" or jnp.issubdtype(dtype, jnp.floating)
+
+
+def _device_dtype(dtype: np.dtype) -> np.dtype:
+    """Returns what JAX computes in: 32 bits where x64 is off, in the order of this machine."""
+    return jax.dtypes.canonicalize_dtype(
+        dtype.newbyteorder("=") if dtype.byteorder == ">" else dtype
+    )
 
 
 def _has_rows(leaf: Any) -> bool:

@@ -83,7 +83,13 @@ class Binding:
             ValueError: if it tags or summarises something that the discovery did not see.
         """
         frame.host = self.host_arrays(inputs)
-        spec = run(frame, lambda: self.model_fn(*self.tree(inputs), self.mode))
+        try:
+            spec = run(frame, lambda: self.model_fn(*self.tree(inputs), self.mode))
+        except Exception as error:
+            named = zip([self.paths[i] for i in self.used], inputs, strict=False)
+            shapes = ", ".join(f"{path} {x.dtype}{list(x.shape)}" for path, x in named)
+            error.add_note(f"model_fn was traced in mode {self.mode!r} with {shapes}.")
+            raise
         self._check_same(frame, spec)
         return spec
 
@@ -132,7 +138,11 @@ def discover(model_fn: ModelFn, mode: str, batch: Batch) -> Binding:
         ValueError, TypeError: whatever is wrong with the model_fn, before anything compiles.
     """
     given = sorted(batch.arrays)
-    recipes, spec = _trace(model_fn, mode, batch, given, set())
+    try:
+        recipes, spec = _trace(model_fn, mode, batch, given, set())
+    except Exception as error:
+        error.add_note(f"model_fn was traced in mode {mode!r} with {batch.describe()}.")
+        raise
     used = [given[n] for n in sorted(recipes.used)]
     while len(used) < len(given):
         # What seems unused may still lend its shape: hide it, and see whether that is missed.

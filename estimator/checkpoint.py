@@ -45,7 +45,7 @@ from estimator.manifest import (
     describe,
     host_copy,
     read_manifest,
-    reason_of,
+    save_error,
     shorten,
     unreadable,
     write_manifest,
@@ -187,8 +187,7 @@ class CheckpointWriter:
             failed, advice = "is saved, but an older one could not be deleted", "Delete it by hand."
             self._retention.apply(self._directory, path, _saved_at)
         except Exception as error:
-            kind = OSError if isinstance(error, OSError) else RuntimeError
-            self._error = kind(f"{path}: this checkpoint {failed}: {reason_of(error)}. {advice}")
+            self._error = save_error(f"{path}: this checkpoint {failed}", error, advice)
             self._error.__cause__ = error
             if not threading.main_thread().is_alive():  # nobody is left to ask for it
                 _logger.error("%s Close the writer before the program ends.", self._error)

@@ -144,7 +144,7 @@ class Estimator:
             raise ValueError(
                 f"train: can not provide both steps and max_steps, got {steps} and {max_steps}."
             )
-        if max_steps is not None and self._step_on_disk() >= max_steps:
+        if max_steps is not None and self._has_reached(max_steps):
             _LOG.info("Skipping training: max_steps=%d was reached already.", max_steps)
             return self
         placement = placement_for(self._config.train_distribute)
@@ -379,9 +379,17 @@ class Estimator:
         if self._training is not None:
             self._training.wait_for_saves()
 
-    def _step_on_disk(self) -> int:
+    def _has_reached(self, max_steps: int) -> bool:
+        """Whether a whole checkpoint of that step is there; its call, if killed, has then ended."""
         path = self.latest_checkpoint()
-        return 0 if path is None else int(os.path.basename(path))
+        if path is None or int(os.path.basename(path)) < max_steps:
+            return False
+        live = self._variables.newest(for_training=True)
+        if live is None or live.checkpoint is None or live.step < max_steps:
+            return False
+        self._variables.keep(live)
+        checkpoint.mark_ended(live.checkpoint)
+        return True
 
     def _trained(self) -> str:
         path = self.latest_checkpoint()

@@ -55,6 +55,10 @@ class ReadSession(Session):
         """Returns variables, tags, and what each batch gives."""
         return list(self._names)
 
+    def has(self, name: str) -> bool:
+        """Returns whether the value is there now."""
+        return name == "global_step" or name in self.outputs or name in self._live.values
+
     def fetch(self, name: str) -> Any:
         """Returns one value, not waiting for it."""
         if name == "global_step":

@@ -8,6 +8,8 @@ Records are appended to one file a writer and a directory; between two flushes n
 there is nothing to close.
 """
 
+import contextlib
+import io
 import os
 import socket
 import struct
@@ -59,8 +61,9 @@ class EventWriter:
             if self._path is None or new:
                 os.makedirs(self.directory, exist_ok=True)
                 self._path = os.path.join(self.directory, _file_name())
-            with open(self._path, "ab") as file:
-                file.write(b"".join([*records, *self._records]))
+            size = 0 if new else os.path.getsize(self._path)
+            with open(self._path, "ab", buffering=0) as file:
+                _write_whole(file, b"".join([*records, *self._records]), size)
         except OSError as error:
             raise OSError(
                 error.errno, f"cannot write summaries: {error.strerror}", self.directory
@@ -88,6 +91,18 @@ class EventWriters:
         """Writes what was added to any of them."""
         for writer in self._writers.values():
             writer.flush()
+
+
+def _write_whole(file: io.FileIO, data: bytes, size: int) -> None:
+    """Appends all of the data to a file of that size, or none of it: half a record ends a file."""
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[file.write(view) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(file.fileno(), size)
+        raise
 
 
 def _event(**fields: Any) -> bytes:

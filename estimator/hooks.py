@@ -185,7 +185,7 @@ class LoggingTensorHook(SessionRunHook):
 
     def end(self, session: Session) -> None:
         """Logs the last values."""
-        if self._at_end:
+        if self._at_end and all(session.has(name) for name in self._tensors.values()):
             self._log(session.run(self._tensors), None)
 
     def next_step(self, global_step: int) -> int | None:
@@ -299,6 +299,9 @@ class FinalOpsHook(SessionRunHook):
 
     Args:
         final_ops: names to fetch.
+
+    Attributes:
+        final_ops_values: their values; None where the run made no step that could give them.
     """
 
     def __init__(self, final_ops: Any, final_ops_feed_dict: None = None) -> None:
@@ -313,7 +316,8 @@ class FinalOpsHook(SessionRunHook):
 
     def end(self, session: Session) -> None:
         """Fetches the values."""
-        self.final_ops_values = jax.device_get(session.run(self._final_ops))
+        if all(session.has(name) for name in jax.tree.leaves(self._final_ops)):
+            self.final_ops_values = jax.device_get(session.run(self._final_ops))
 
     def next_step(self, global_step: int) -> int | None:
         """Returns None: no step matters but the end."""

@@ -76,6 +76,7 @@ class LiveVariables:
         self._warm_start = warm_start
         self._drawn_seed: int | None = None
         self._live: Live | None = None
+        self._fresh: tuple[Binding, Live] | None = None
 
     @property
     def seed(self) -> int:
@@ -92,7 +93,7 @@ class LiveVariables:
 
     def drop(self) -> None:
         """Forgets them: the next call loads."""
-        self._live = None
+        self._live = self._fresh = None
 
     def newest(self, *, for_training: bool = False) -> Live | None:
         """Returns the content of the newest checkpoint that is whole; None if there is none.
@@ -100,7 +101,12 @@ class LiveVariables:
         Args:
             for_training: reads the optimizer's state, too, and renames damaged checkpoints, so
                 that their steps can be written again.
+
+        Raises:
+            DamagedCheckpointError: if there are checkpoints, all damaged, and it is not for
+                training, which then begins anew.
         """
+        damage: DamagedCheckpointError | None = None
         for path in reversed(checkpoint.all_checkpoints(self._model_dir)):
             try:
                 live = self._load(path)
@@ -108,13 +114,17 @@ class LiveVariables:
                     live.opt_state = checkpoint.read_opt_state(path)
                 return live
             except DamagedCheckpointError as error:
+                damage = error
                 warnings.warn(
-                    f"Checkpoint {path} is damaged, the one before it is used: {error}",
+                    f"Checkpoint {path} is damaged, the one before it is used if there is one: "
+                    f"{error}",
                     RuntimeWarning,
                     stacklevel=4,
                 )
                 if for_training:
                     _LOG.warning("It is kept as %s.", checkpoint.set_aside(path))
+        if damage is not None and not for_training:
+            raise damage  # untrained variables in place of trained ones would be no answer
         return None
 
     def for_reading(
@@ -149,6 +159,8 @@ class LiveVariables:
         return warm_values(self._warm_start, binding.recipes.variables)
 
     def _untrained(self, binding: Binding, placement: Placement) -> Live:
+        if self._fresh is not None and self._fresh[0] is binding:
+            return self._fresh[1]
         warm = self.warm(binding)
         recipes = binding.recipes.variables.values()
         needing = [r.name for r in recipes if r.needs_init and r.name not in warm]
@@ -158,7 +170,9 @@ class LiveVariables:
                 "Call train first."
             )
         values = {**self.fresh_values(binding, placement), **warm}
-        return Live(values, 0, self.seed, frozenset(binding.trainable))
+        live = Live(values, 0, self.seed, frozenset(binding.trainable))
+        self._fresh = (binding, live)
+        return live
 
     def _load(self, path: str) -> Live:
         manifest = checkpoint.read_manifest(path)
@@ -189,8 +203,8 @@ def check_asked(binding: Binding, live: Live) -> None:
         raise ValueError(
             f"{live.origin} does not fit the model_fn in mode {binding.mode!r}: missing "
             f"{missing}, of another shape {differ}. The model has {sorted(there)}, the "
-            f"model_fn asks for {sorted(asked)}. Ask for the same variables in every mode; a model "
-            "with other settings needs another model_dir."
+            f"model_fn asks for {sorted(asked)}. Ask for the same variables in every mode and for "
+            "every kind of batch; a model with other settings needs another model_dir."
         )
     unasked = sorted(n for n in live.trainable - asked.keys() if re.search(r"_[0-9]+(/|$)", n))
     if unasked and binding.mode != ModeKeys.TRAIN:

@@ -14,6 +14,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -257,6 +258,19 @@ def reason_of(error: Exception) -> str:
     """
     first = next(iter(str(error).splitlines()), "").partition(" [tensorstore_spec=")[0]
     return f"{type(error).__name__}: {first[:300]}"
+
+
+def save_error(what: str, error: Exception, advice: str) -> Exception:
+    """Makes the error of a save: an OSError where the system said no, else a RuntimeError.
+
+    >>> save_error("saving", ValueError("os_error_code='28'"), "Make room.")
+    OSError(28, 'saving: No space left on device. Make room.')
+    """
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore has it as a word
+    number = int(code.group(1)) if code else error.errno if isinstance(error, OSError) else None
+    if number is None:
+        return RuntimeError(f"{what}: {reason_of(error)}. {advice}")
+    return OSError(number, f"{what}: {os.strerror(number)}. {advice}")
 
 
 def shorten(names: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ import base64
 import copy
 import functools
 import inspect
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import GeneratorType
 from typing import Any, Protocol, final, runtime_checkable
@@ -165,7 +166,14 @@ class Source:
                 f"{kind['kind']}.fingerprint is of type {type(told).__name__}: "
                 "wants a property that gives a dict."
             )
-        return {**kind, **told}
+        try:
+            # As JSON gives it back: it is compared with one that was stored.
+            return {**kind, **json.loads(json.dumps(told))}
+        except TypeError as error:
+            raise TypeError(
+                f"{kind['kind']}.fingerprint is {told!r}, which JSON cannot hold: {error}. Give a "
+                "dict of numbers, strings, lists and dicts."
+            ) from error
 
     def close(self) -> None:
         """Ends the source, and the generator where the iterator is one; may be called twice."""

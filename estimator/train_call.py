@@ -111,17 +111,28 @@ class TrainCall:
                 made = run_hooked(
                     session, feed, [*hooks, progress], interrupt, self.config.steps_per_execution
                 )
-            session.wait_for_saves()
-        finally:
-            for hook in [*hooks, progress]:
-                hook.close()
-            session.close()
-            self.writers.flush()
-        if made == 0:
-            _LOG.warning("Training made no steps: the input was at its end.")
-        else:
+        except BaseException:
+            for failure in self._give_back(session, [*hooks, progress]):
+                _LOG.error("%s", failure)  # raising it would hide the error in flight
+            raise
+        failures = self._give_back(session, [*hooks, progress])
+        if failures:
+            raise failures[0]
+        if made > 0:
             _LOG.info("Loss for final step: %s.", session.outputs["loss"])
+        elif interrupt.requested is None:
+            _LOG.warning("Training made no steps: the input was at its end.")
         self._hand_on(session, ended=interrupt.requested is None)
+
+    def _give_back(self, session: TrainSession, hooks: Sequence[SessionRunHook]) -> list[Exception]:
+        """Waits for the last save, writes the summaries, closes the hooks; returns what failed."""
+        failures: list[Exception] = []
+        for step in (*(hook.close for hook in hooks), session.close, self.writers.flush):
+            try:
+                step()
+            except Exception as failure:
+                failures.append(failure)
+        return failures
 
     def _begin(self, first: Item, feed: Feed) -> TrainState:
         assert first.binding is not None

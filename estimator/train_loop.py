@@ -100,6 +100,12 @@ class TrainSession(Session):
         fixed = ["global_step", "loss", "losses", "summaries"]
         return [*fixed, *self._binding.recipes.tags, *self.state.values]
 
+    def has(self, name: str) -> bool:
+        """Returns whether the value is there now."""
+        if name in ("losses", "summaries"):
+            return bool(self.outputs)
+        return name == "global_step" or name in self.outputs or name in self.state.values
+
     def fetch(self, name: str) -> Any:
         """Returns one value, not waiting for it."""
         if name == "global_step":
@@ -158,13 +164,12 @@ class TrainSession(Session):
         step = self.bad_step()
         if not bad and step is None:
             return True
-        what = f"the loss at step {step}" if step is not None else "the loss was finite, but not"
+        what = [f"the loss at step {step}"] if step is not None else []
+        what += [f"the variables {bad}"] if bad else []
         message = (
-            f"Not a finite number: {what}"
-            + (f", variables {bad}" if bad else "")
-            + f". Nothing is "
-            f"saved at step {self.global_step}; the last checkpoint is from before. Lower the "
-            "learning rate, clip the gradients, or look for a division by zero or log of zero."
+            f"Not a finite number: {' and '.join(what)}. Nothing is saved at step "
+            f"{self.global_step}; the last checkpoint is from before. Lower the learning rate, "
+            "clip the gradients, or look for a division by zero or log of zero."
         )
         if self._fail_on_nan:
             raise NanLossDuringTrainingError(message)

@@ -175,7 +175,7 @@ def test_a_scaffold_chooses_the_same_on_a_mesh(tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class Lengths(est.HostRecipe):
+class LengthsSeen(est.HostRecipe):
     """How many letters a text has."""
 
     key: str
@@ -191,7 +191,7 @@ def test_scaffold_apply_asks_for_variables_and_what_the_host_made(model_dir):
 
     def net(features, labels):
         kernel = est.get_variable("line/kernel", (2,))
-        return features["x"] @ kernel + est.host_feature(Lengths("town"))
+        return features["x"] @ kernel + est.host_feature(LengthsSeen("town"))
 
     def init_fn(variables, data):
         batch = next(data)
