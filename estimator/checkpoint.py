@@ -46,11 +46,20 @@ from estimator.manifest import (
     host_copy,
     read_manifest,
     save_error,
+    saved_at,
     shorten,
     unreadable,
     write_manifest,
 )
-from estimator.retention import Retention, has_ended, mark_ended, set_aside, step_directories, sweep
+from estimator.retention import (
+    Retention,
+    check_room,
+    has_ended,
+    mark_ended,
+    set_aside,
+    step_directories,
+    sweep,
+)
 
 __all__ = [
     "ArrayInfo",
@@ -185,7 +194,7 @@ class CheckpointWriter:
         try:
             _write(snapshot, path, self._clock())
             failed, advice = "is saved, but an older one could not be deleted", "Delete it by hand."
-            self._retention.apply(self._directory, path, _saved_at)
+            self._retention.apply(self._directory, path, saved_at)
         except Exception as error:
             self._error = save_error(f"{path}: this checkpoint {failed}", error, advice)
             self._error.__cause__ = error
@@ -342,6 +351,8 @@ def _write(snapshot: Snapshot, path: str, now: float) -> None:
     """Writes everything under another name; the rename makes it a checkpoint."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     sweep(os.path.dirname(path), snapshot.step)
+    arrays = [*snapshot.variables.values(), *snapshot.opt_state.values()]
+    check_room(os.path.dirname(path), len(arrays), sum(array.nbytes for array in arrays))
     variables = describe(snapshot.variables, snapshot.trainable)
     opt_state = describe(snapshot.opt_state)
     token = uuid.uuid4().hex
@@ -359,13 +370,6 @@ def _write(snapshot: Snapshot, path: str, now: float) -> None:
     finally:
         for leftover in (partial, f"{partial}.orbax-checkpoint-tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _saved_at(path: str) -> float:
-    try:
-        return read_manifest(path).saved_at
-    except DamagedCheckpointError:
-        return 0.0
 
 
 @contextlib.contextmanager

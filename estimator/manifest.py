@@ -250,6 +250,14 @@ def damaged(path: str, part: str, reason: str) -> DamagedCheckpointError:
     )
 
 
+def saved_at(path: str) -> float:
+    """Returns when a checkpoint was saved, in seconds since the epoch; 0 if it is damaged."""
+    try:
+        return read_manifest(path).saved_at
+    except DamagedCheckpointError:
+        return 0.0
+
+
 def reason_of(error: Exception) -> str:
     """Returns the first line of an error, with its type.
 
@@ -267,10 +275,11 @@ def save_error(what: str, error: Exception, advice: str) -> Exception:
     OSError(28, 'saving: No space left on device. Make room.')
     """
     code = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore has it as a word
-    number = int(code.group(1)) if code else error.errno if isinstance(error, OSError) else None
-    if number is None:
-        return RuntimeError(f"{what}: {reason_of(error)}. {advice}")
-    return OSError(number, f"{what}: {os.strerror(number)}. {advice}")
+    if code:
+        return OSError(int(code[1]), f"{what}: {os.strerror(int(code[1]))}. {advice}")
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, f"{what}: {error.strerror}. {advice}")
+    return RuntimeError(f"{what}: {reason_of(error)}. {advice}")
 
 
 def shorten(names: Iterable[str]) -> str:

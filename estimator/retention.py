@@ -11,6 +11,7 @@ another one before it is deleted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -23,7 +24,28 @@ _ENDED, _KEPT = "ended", "kept"
 _STEP = re.compile(r"0|[1-9][0-9]*")
 _LEFTOVER = re.compile(r"([0-9]+)\.(saving|deleted|orbax-checkpoint-tmp)\b.*")
 _ABANDONED_S = 3600.0
+# What a checkpoint takes besides its arrays: files and their blocks, and some for each array.
+_ROOM_BESIDES = 400_000
+_ROOM_PER_ARRAY = 2_000
 _ABANDONED_SAME_STEP_S = 60.0
+
+
+def check_room(directory: str, arrays: int, size: int) -> None:
+    """Checks that a checkpoint will fit, so that none is left half written on a full disk.
+
+    Args:
+      directory: where it goes.
+      arrays: how many arrays it has.
+      size: how many bytes they have.
+
+    Raises:
+      OSError: if the disk has less room.
+    """
+    needed = size + _ROOM_BESIDES + _ROOM_PER_ARRAY * arrays
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        full = os.strerror(errno.ENOSPC)
+        raise OSError(errno.ENOSPC, f"{full}: about {needed} bytes are needed, {free} are free")
 
 
 class Retention:

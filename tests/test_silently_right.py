@@ -37,7 +37,7 @@ monitoring.register_event_duration_secs_listener(_note)
 
 
 @dataclasses.dataclass(frozen=True)
-class Lengths(est.HostRecipe):
+class RowLengths(est.HostRecipe):
     """How long the strings are."""
 
     name = "lengths"
@@ -66,7 +66,7 @@ def notebook(features, labels, mode):
     parts = {
         "x": features["x"][0],
         "labels": labels[0].astype(jnp.float32),
-        "lengths": est.host_feature(Lengths())[0].astype(jnp.float32),
+        "lengths": est.host_feature(RowLengths())[0].astype(jnp.float32),
         "alias": est.host_feature(Alias())[0],
     }
     for name, value in parts.items():
@@ -283,9 +283,7 @@ def test_a_finite_loss_with_a_gradient_that_is_none_is_not_saved(model_dir, bloc
 
     settings = {"save_checkpoints_steps": 4, "steps_per_execution": block}
     estimator = make(model_fn, model_dir, **settings, log_step_count_steps=None)
-    message = (
-        r"the loss was finite, but not, variables \['bent/kernel'\]. Nothing is saved at step 8"
-    )
+    message = r"Not a finite number: the variables \['bent/kernel'\]. Nothing is saved at step 8"
     with pytest.raises(est.NanLossDuringTrainingError, match=message):
         estimator.train(input_fn)
     assert steps_of(estimator) == [0, 4]
