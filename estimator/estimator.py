@@ -32,6 +32,7 @@ from estimator.model import Model
 from estimator.model_fn import ModelFn
 from estimator.placement import Placement, placement_for
 from estimator.predict_loop import check_keys, check_rows, predict
+from estimator.progress import ProgressBarHook
 from estimator.run_config import RunConfig
 from estimator.session import CheckpointSaverListener, SessionRunHook, check_hooks
 from estimator.sources import call_input_fn, open_source
@@ -208,7 +209,8 @@ class Estimator:
             live = self._variables.for_reading(first.binding, placement, path)
             self._work_ahead(feed, first.binding, placement)
             session = ReadSession(live, first.binding, ["loss"], self._writers, self.eval_dir(name))
-            all_hooks = [*given_hooks, *first.binding.spec.evaluation_hooks]
+            bar = ProgressBarHook("evaluate", steps)
+            all_hooks = [*given_hooks, *first.binding.spec.evaluation_hooks, bar]
             with HookedRun(session, all_hooks) as run:
                 results = evaluate(
                     feed=feed,

@@ -16,20 +16,18 @@ _REFRESH_SECONDS = 0.5
 
 
 class ProgressBarHook(SessionRunHook):
-    """Shows how far a run is; nothing where standard error is no terminal.
+    """Shows how far train or evaluate is; nothing where standard error is no terminal.
 
     Args:
         title: what stands before the bar.
         total: steps of the whole run, if it is known: then the time left is shown.
-        loss: whether there is a loss to show.
     """
 
-    def __init__(self, title: str, total: int | None = None, loss: bool = True) -> None:
+    def __init__(self, title: str, total: int | None = None) -> None:
         self._title = title
         self._total = total
-        self._fetches = SessionRunArgs("loss") if loss else None
         self._bar: Any = None
-        self._count = 0
+        self._batches = 0
         self._shown = 0.0
 
     def after_create_session(self, session: Session, coord: Any) -> None:
@@ -40,27 +38,21 @@ class ProgressBarHook(SessionRunHook):
             self._bar = tqdm(desc=self._title, total=self._total, unit=" steps", leave=True)
 
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
-        """Asks for the loss and notes where the step starts."""
-        self._start = run_context.session.global_step
-        return self._fetches if self._bar is not None else None
+        """Asks for the loss."""
+        return SessionRunArgs("loss") if self._bar is not None else None
 
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Moves the bar, twice a second at the most: to show the loss is to wait for it."""
         if self._bar is None:
             return
-        self._count += max(run_context.session.global_step - self._start, 1)
+        self._batches = run_context.session.batches
         if time.monotonic() - self._shown >= _REFRESH_SECONDS:
             self._shown = time.monotonic()
-            if self._fetches is not None:
-                self._bar.set_postfix(loss=f"{float(run_values.results):.4g}", refresh=False)
+            self._bar.set_postfix(loss=f"{float(run_values.results):.4g}", refresh=False)
             self._advance()
 
-    def end(self, session: Session) -> None:
-        """Leaves the finished bar."""
-        self.close()
-
     def close(self) -> None:
-        """Takes the terminal back, after an exception too."""
+        """Leaves the bar as it is, after an exception, too."""
         if self._bar is not None:
             self._advance()
             self._bar.close()
@@ -71,5 +63,4 @@ class ProgressBarHook(SessionRunHook):
         return None
 
     def _advance(self) -> None:
-        self._bar.update(self._count)
-        self._count = 0
+        self._bar.update(self._batches - self._bar.n)

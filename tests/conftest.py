@@ -1,4 +1,4 @@
-"""What all tests share: four CPU devices, a compilation cache, a model_dir, no leaked threads.
+"""What all tests share: four CPU devices, a compilation cache, fixtures, no leaked threads.
 
 The environment is set before anything imports jax, and processes that tests start inherit it.
 What you have set yourself is kept: `JAX_PLATFORMS=cuda pytest` runs on your GPU.
@@ -47,6 +47,15 @@ set_environment()
 def model_dir(tmp_path: Path) -> str:
     """A directory for one model, not made yet."""
     return str(tmp_path / "model")
+
+
+@pytest.fixture
+def strict_promotion() -> Iterator[None]:
+    """JAX refuses to mix dtypes, so that the package must say which one it means."""
+    import jax
+
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 @pytest.fixture(autouse=True)

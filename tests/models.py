@@ -1,4 +1,4 @@
-"""What tests of the whole Estimator share: small model_fns, inputs, hooks that take notes, readers.
+"""What many tests share: small model_fns, inputs, hooks that take notes, readers.
 
 estimator = make(line, model_dir, save_checkpoints_steps=2)
 estimator.train(lambda: batches(5))
@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import monitoring
 
 import estimator as est
+from estimator.variables import initialize, trace
 
 ROWS = 4
+QUIET = {"save_summary_steps": 0, "log_step_count_steps": None}
 
 
 def line(features, labels, mode, params):
@@ -90,6 +94,11 @@ def make(model_fn: Any, model_dir: str | None = None, **settings: Any) -> est.Es
     return est.Estimator(model_fn, model_dir, config, **given)
 
 
+def quiet(model_dir: str, model_fn: Any = line, **settings: Any) -> est.Estimator:
+    """Returns an Estimator without the hooks that log and write."""
+    return make(model_fn, model_dir, **(QUIET | settings))
+
+
 def batches(count: int, rows: int = ROWS, seed: int = 0) -> list[Any]:
     """Returns batches `({"x": (rows, 2)}, (rows,))` of a line with some noise."""
     rng = np.random.default_rng(seed)
@@ -125,6 +134,11 @@ def steps_of(estimator: est.Estimator) -> list[int]:
 def values_of(estimator: est.Estimator) -> dict[str, np.ndarray]:
     """Returns all variables of the newest checkpoint by name."""
     return {n: estimator.get_variable_value(n) for n in estimator.get_variable_names()}
+
+
+def first_values(fn: Any, *args: Any, seed: int = 0) -> dict[str, np.ndarray]:
+    """Returns the first values of all variables that a function asks for."""
+    return jax.device_get(initialize(trace(fn, *args)[0], seed))
 
 
 def assert_close(actual: Any, wanted: Any, tolerance: float = 0.0) -> None:
@@ -202,3 +216,24 @@ def scalars(directory: str) -> dict[str, list[tuple[int, float]]]:
                     found.setdefault(value.tag, []).append((event.step, value.simple_value))
         assert position == len(data), f"{path} is cut off"
     return found
+
+
+def lines_of(caplog: Any, start: str) -> list[str]:
+    """Returns what was logged and begins with `start`."""
+    return [r.getMessage() for r in caplog.records if r.getMessage().startswith(start)]
+
+
+def compiled_programs() -> int:
+    """Returns how many programs this process has compiled, or read from the cache, until now."""
+    return len(_COMPILED)
+
+
+_COMPILED: list[str] = []
+
+
+def _note(name: str, *_: Any, **__: Any) -> None:
+    if name == "/jax/core/compile/backend_compile_duration":
+        _COMPILED.append(name)
+
+
+monitoring.register_event_duration_secs_listener(_note)

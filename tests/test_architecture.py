@@ -66,9 +66,19 @@ ORBAX_ROOM = "estimator/checkpoint.py"
 NOT_AT_IMPORT = ["orbax", "tensorboardX", "pandas", "tqdm", "sklearn"]
 
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-each_file = pytest.mark.parametrize(
-    "path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix()
+# What is no part of the packages, but must be short too.
+AROUND = sorted(
+    path for folder in ("tests", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.py")
 )
+
+
+def each_of(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "path", paths, ids=lambda path: path.relative_to(ROOT).as_posix()
+    )
+
+
+each_file = each_of(FILES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +259,7 @@ def test_no_two_modules_share_a_name():
 # What a file is and holds.
 
 
-@each_file
+@each_of(FILES + AROUND)
 def test_files_are_short(path):
     count = len(path.read_text(encoding="utf-8").splitlines())
     assert count <= LONGEST, (

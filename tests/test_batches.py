@@ -1,7 +1,6 @@
 """Batches: their kinds, their leaves, and what stays on the host."""
 
 from collections import namedtuple
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +24,7 @@ RAGGED = [[1, 2], [3]]
 SPARSE = SparseTensor([[0, 0], [1, 0]], ["a", "b"], (2, 2))
 
 
-@pytest.fixture(autouse=True)
-def strict_promotion() -> Iterator[None]:
-    with jax.numpy_dtype_promotion("strict"):
-        yield
+pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 
 # Kinds of batches.

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from models import (
+    QUIET,
     Notes,
     Traced,
     assert_close,
@@ -18,8 +19,6 @@ from models import (
 )
 
 import estimator as est
-
-QUIET = {"save_summary_steps": 0, "log_step_count_steps": None}
 
 
 class Blocks(Notes):

@@ -12,27 +12,17 @@ from models import (
     endless,
     features_only,
     line,
+    lines_of,
     make,
     noisy,
     poisoned,
+    quiet,
     scalars,
     steps_of,
     values_of,
 )
 
 import estimator as est
-
-QUIET = {"save_summary_steps": 0, "log_step_count_steps": None}
-
-
-def model(model_dir, model_fn=line, **settings):
-    """Returns an Estimator without the hooks that log and write."""
-    return make(model_fn, model_dir, **(QUIET | settings))
-
-
-def lines_of(caplog, start):
-    return [r.getMessage() for r in caplog.records if r.getMessage().startswith(start)]
-
 
 # StopAtStepHook.
 
@@ -50,7 +40,7 @@ def test_stop_at_step_counts_anew_or_makes_one_step_more_where_the_last_is_past(
     model_dir, given, steps
 ):
     """A hook that is asked after a step cannot stop before it."""
-    estimator, seen = model(model_dir), []
+    estimator, seen = quiet(model_dir), []
     for _ in range(2):
         estimator.train(lambda: batches(9), [est.StopAtStepHook(**given)])
         seen.append(int(estimator.get_variable_value("global_step")))
@@ -88,7 +78,7 @@ def test_logging_refuses_a_cadence_that_is_none(given, message):
 def test_logging_shows_values_at_its_cadence(model_dir, caplog, given, steps):
     hook = est.LoggingTensorHook({"at": "global_step"}, **given)
     with caplog.at_level(logging.INFO, "estimator"):
-        model(model_dir).train(endless, [hook], steps=7)
+        quiet(model_dir).train(endless, [hook], steps=7)
     shown = [int(text.split()[2]) for text in lines_of(caplog, "at = ")]
     assert shown == steps
 
@@ -100,12 +90,12 @@ def test_logging_uses_the_formatter_it_was_given(model_dir, caplog):
         formatter=lambda v: f"SHAPE {v['line/kernel'].shape}",
     )
     with caplog.at_level(logging.INFO, "estimator"):
-        model(model_dir).train(endless, [hook], steps=1)
+        quiet(model_dir).train(endless, [hook], steps=1)
     assert lines_of(caplog, "SHAPE") == ["SHAPE (2,)"]
 
 
 def test_logging_counts_batches_where_nothing_is_trained(model_dir, caplog):
-    estimator = model(model_dir)
+    estimator = quiet(model_dir)
     for name, call in (
         ("loss", lambda hook: estimator.evaluate(lambda: batches(5), hooks=[hook])),
         ("y", lambda hook: list(estimator.predict(lambda: features_only(5), hooks=[hook]))),
@@ -146,7 +136,7 @@ def test_a_saver_refuses_listeners_of_another_type(model_dir):
     ],
 )
 def test_a_saver_saves_the_first_step_its_cadence_and_the_last(model_dir, given, steps):
-    estimator = model(model_dir, keep_checkpoint_max=None)
+    estimator = quiet(model_dir, keep_checkpoint_max=None)
     estimator.train(endless, [est.CheckpointSaverHook(model_dir, **given)], steps=5)
     assert steps_of(estimator) == steps
 
@@ -154,7 +144,7 @@ def test_a_saver_saves_the_first_step_its_cadence_and_the_last(model_dir, given,
 def test_a_saver_in_evaluate_says_where_it_belongs(model_dir):
     saver = est.CheckpointSaverHook(model_dir, save_steps=1)
     with pytest.raises(ValueError, match="Give a CheckpointSaverHook to train"):
-        model(model_dir).evaluate(lambda: batches(1), hooks=[saver])
+        quiet(model_dir).evaluate(lambda: batches(1), hooks=[saver])
 
 
 # StepCounterHook and SummarySaverHook.
@@ -171,7 +161,7 @@ def test_summaries_are_written_at_the_first_step_and_at_their_cadence(
     model_dir, model_fn, every, steps
 ):
     hook = Notes(fetches=["loss", "biggest" if model_fn is noisy else "loss"])
-    estimator = model(model_dir, model_fn, save_summary_steps=every)
+    estimator = quiet(model_dir, model_fn, save_summary_steps=every)
     estimator.train(endless, [hook], steps=10)
     found = scalars(model_dir)
     tags = {"loss", "mean"} if model_fn is noisy else {"loss"}
@@ -186,7 +176,7 @@ def test_a_summary_hook_may_write_elsewhere_and_its_cadence_begins_anew_with_eac
     model_dir, tmp_path
 ):
     hook = est.SummarySaverHook(save_steps=4, output_dir=str(tmp_path / "other"))
-    estimator = model(model_dir, noisy)
+    estimator = quiet(model_dir, noisy)
     for _ in range(2):
         estimator.train(endless, [hook], steps=6)
     assert [step for step, _ in scalars(str(tmp_path / "other"))["mean"]] == [1, 5, 7, 11]
@@ -205,7 +195,7 @@ def test_a_summary_or_profiler_hook_needs_exactly_one_cadence(hook, given):
 
 def test_a_waiter_for_a_step_that_is_past_does_not_wait(model_dir, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits"))
-    estimator = model(model_dir).train(endless, steps=2)
+    estimator = quiet(model_dir).train(endless, steps=2)
     estimator.train(endless, [est.GlobalStepWaiterHook(2), est.GlobalStepWaiterHook(0)], steps=1)
 
 
@@ -240,7 +230,7 @@ def test_a_waiter_waits_until_the_step_is_there(monkeypatch):
 def test_final_ops_fetches_values_at_the_end(model_dir, fetches, read):
     hook = est.FinalOpsHook(fetches)
     assert hook.final_ops_values is None
-    estimator = model(model_dir).train(endless, [hook], steps=3)
+    estimator = quiet(model_dir).train(endless, [hook], steps=3)
     kernel = estimator.get_variable_value("line/kernel")
     np.testing.assert_array_equal(read(hook.final_ops_values), kernel)
     estimator.train(endless, steps=2)
@@ -248,7 +238,7 @@ def test_final_ops_fetches_values_at_the_end(model_dir, fetches, read):
 
 
 def test_final_ops_works_in_evaluate_and_predict(model_dir):
-    estimator, hooks = model(model_dir), [est.FinalOpsHook(n) for n in ("loss", "y")]
+    estimator, hooks = quiet(model_dir), [est.FinalOpsHook(n) for n in ("loss", "y")]
     estimator.evaluate(lambda: batches(2), hooks=[hooks[0]])
     answers = list(estimator.predict(lambda: features_only(1), hooks=[hooks[1]]))
     assert np.shape(hooks[0].final_ops_values) == ()
@@ -257,7 +247,7 @@ def test_final_ops_works_in_evaluate_and_predict(model_dir):
 
 def test_the_profiler_writes_a_trace_of_its_steps(model_dir, tmp_path):
     hook = est.ProfilerHook(save_steps=10, output_dir=str(tmp_path / "traces"))
-    model(model_dir).train(endless, [hook], steps=3)
+    quiet(model_dir).train(endless, [hook], steps=3)
     traces = glob.glob(str(tmp_path / "traces" / "**" / "*.xplane.pb"), recursive=True)
     assert len(traces) == 1
 
@@ -270,7 +260,7 @@ def test_a_trace_ends_where_the_step_fails(model_dir, tmp_path):
             raise ArithmeticError("enough")
 
     hook = est.ProfilerHook(save_steps=10, output_dir=str(tmp_path / "traces"))
-    estimator = model(model_dir)
+    estimator = quiet(model_dir)
     with pytest.raises(ArithmeticError, match="enough"):
         estimator.train(endless, [hook, Breaks()], steps=3)
     try:
@@ -294,7 +284,7 @@ def poison(bad_at, count=8, value=np.nan):
 @pytest.mark.parametrize("every", [1, 2, 100])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_loss_that_is_no_number_raises_and_nothing_bad_is_saved(model_dir, every, k, value):
-    estimator = model(
+    estimator = quiet(
         model_dir, poisoned, save_checkpoints_steps=2, steps_per_execution=k, keep_checkpoint_max=0
     )
     hook = est.NanTensorHook(every_n_iter=every)
@@ -310,7 +300,7 @@ def test_a_loss_that_is_no_number_raises_and_nothing_bad_is_saved(model_dir, eve
 
 @pytest.mark.parametrize("every", [1, 100])
 def test_a_loss_that_is_no_number_may_just_end_the_run(model_dir, every, caplog):
-    estimator = model(model_dir, poisoned, save_checkpoints_steps=2)
+    estimator = quiet(model_dir, poisoned, save_checkpoints_steps=2)
     hook, notes = est.NanTensorHook(fail_on_nan_loss=False, every_n_iter=every), Notes()
     estimator.train(lambda: poison(3), [hook, notes])
     assert steps_of(estimator) == [0, 2]
@@ -321,7 +311,7 @@ def test_a_loss_that_is_no_number_may_just_end_the_run(model_dir, every, caplog)
 
 
 def test_without_a_saver_a_bad_loss_still_raises_at_the_end(model_dir):
-    estimator = model(model_dir, poisoned, save_checkpoints_secs=None, save_checkpoints_steps=None)
+    estimator = quiet(model_dir, poisoned, save_checkpoints_secs=None, save_checkpoints_steps=None)
     with pytest.raises(est.NanLossDuringTrainingError, match="at step 5"):
         estimator.train(lambda: poison(5))
 
@@ -332,14 +322,14 @@ def test_a_finite_loss_with_a_gradient_that_is_none_is_found_before_the_save(mod
         spec = line(features, labels, mode, params)
         return spec._replace(loss=spec.loss + jnp.sqrt(weight))  # infinite slope at 0
 
-    estimator = model(model_dir, model_fn)
+    estimator = quiet(model_dir, model_fn)
     with pytest.raises(est.NanLossDuringTrainingError, match=r"variables \['weight'\]"):
         estimator.train(endless, steps=1)
     assert steps_of(estimator) == [0]
 
 
 def test_another_value_than_the_loss_can_be_watched(model_dir):
-    estimator = model(model_dir, poisoned)
+    estimator = quiet(model_dir, poisoned)
     hook = est.NanTensorHook("watched", every_n_iter=1)
     with pytest.raises(est.NanLossDuringTrainingError, match="watched was not a finite number"):
         estimator.train(lambda: poison(3), [hook])
@@ -354,4 +344,4 @@ def test_another_value_than_the_loss_is_looked_at_when_the_run_ends(model_dir):
     data = [({"x": x}, np.zeros(4, np.float32)) for x in rows]
     hook = est.NanTensorHook("watched")
     with pytest.raises(est.NanLossDuringTrainingError, match="watched was not a finite number"):
-        model(model_dir, model_fn).train(lambda: data, [hook])
+        quiet(model_dir, model_fn).train(lambda: data, [hook])

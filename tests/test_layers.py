@@ -1,7 +1,5 @@
 """Layers against what is written by hand, in TensorFlow's formulas."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +12,7 @@ from estimator.variables import apply, get_variable, initialize, trace
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
 
-@pytest.fixture(autouse=True)
-def strict_promotion() -> Iterator[None]:
-    with jax.numpy_dtype_promotion("strict"):
-        yield
+pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 
 def start(fn, *args):

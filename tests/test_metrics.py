@@ -1,7 +1,6 @@
 """Metrics: sums that do not care how the rows were cut into batches."""
 
 import itertools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +20,7 @@ LABELS = DRAW.integers(0, 3, ROWS).astype(np.int32)
 PREDICTIONS = DRAW.integers(0, 3, ROWS).astype(np.int32)
 
 
-@pytest.fixture(autouse=True)
-def strict_promotion() -> Iterator[None]:
-    with jax.numpy_dtype_promotion("strict"):
-        yield
+pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 
 METRICS = {

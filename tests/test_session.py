@@ -7,31 +7,19 @@ from models import (
     batches,
     endless,
     line,
-    make,
     noisy,
+    quiet,
     steps_of,
 )
 
 import estimator as est
-
-QUIET = {"save_summary_steps": 0, "log_step_count_steps": None}
-
-
-def model(model_dir, model_fn=line, **settings):
-    """Returns an Estimator without the hooks that log and write."""
-    return make(model_fn, model_dir, **(QUIET | settings))
-
-
-def lines_of(caplog, start):
-    return [r.getMessage() for r in caplog.records if r.getMessage().startswith(start)]
-
 
 # What hooks can fetch.
 
 
 def test_hooks_fetch_variables_tags_and_the_loss_by_name_in_any_structure(model_dir):
     hook = Notes(fetches={"a": "loss", "b": ["biggest", ("hidden/kernel", "global_step")]})
-    model(model_dir, noisy).train(endless, [hook], steps=2)
+    quiet(model_dir, noisy).train(endless, [hook], steps=2)
     result = hook.results[-1]
     assert result["a"].shape == result["b"][0].shape == ()
     assert result["b"][1][0].shape == (2, 8)
@@ -55,12 +43,12 @@ def test_hooks_fetch_variables_tags_and_the_loss_by_name_in_any_structure(model_
 def test_an_unknown_name_gets_the_nearest_one(model_dir, make_hook, message, name, near):
     hook = make_hook(name)
     with pytest.raises(ValueError, match=f'{message}{name}" to fetch.*Did you mean "{near}"'):
-        model(model_dir, noisy).train(endless, [hook], steps=1)
+        quiet(model_dir, noisy).train(endless, [hook], steps=1)
 
 
 def test_what_is_no_name_is_refused(model_dir):
     with pytest.raises(TypeError, match=r"session\.run takes a name, or a list"):
-        model(model_dir).train(endless, [Notes(fetches=3)], steps=1)
+        quiet(model_dir).train(endless, [Notes(fetches=3)], steps=1)
 
 
 class Keeps(Notes):
@@ -75,7 +63,7 @@ class Keeps(Notes):
 def test_a_variable_that_a_hook_keeps_is_not_changed_by_later_steps(model_dir, k):
     hook = Keeps(fetches="line/kernel")
     hook.next_step = lambda step: None
-    estimator = model(model_dir, steps_per_execution=k).train(endless, [hook], steps=11)
+    estimator = quiet(model_dir, steps_per_execution=k).train(endless, [hook], steps=11)
     kept = [np.array(value) for value in hook.results]
     assert len(kept) == 1 + (11 if k == 1 else 3)
     assert kept[0].tolist() == [0.5, -0.25]
@@ -85,7 +73,7 @@ def test_a_variable_that_a_hook_keeps_is_not_changed_by_later_steps(model_dir, k
 
 @pytest.mark.parametrize("call", ["evaluate", "predict"])
 def test_a_variable_that_a_hook_keeps_of_another_call_is_not_taken_by_training(model_dir, call):
-    estimator = model(model_dir).train(endless, steps=3)
+    estimator = quiet(model_dir).train(endless, steps=3)
     hook = Notes(fetches="line/kernel")
     answer = getattr(estimator, call)(lambda: batches(2), hooks=[hook])
     if call == "predict":
@@ -103,7 +91,7 @@ def test_a_hook_made_of_a_traced_array_is_refused(model_dir, hook):
         return spec._replace(training_hooks=[hook(spec.loss)])
 
     with pytest.raises(TypeError, match=r"was given a traced array.*summary\.tag"):
-        model(model_dir, model_fn).train(endless, steps=1)
+        quiet(model_dir, model_fn).train(endless, steps=1)
 
 
 # The run.
@@ -115,7 +103,7 @@ def test_a_hook_that_asks_to_stop_lets_the_others_see_the_step(model_dir):
             run_context.request_stop()
 
     before, after = Notes("before"), Notes("after")
-    estimator = model(model_dir).train(endless, [before, Stops(), after], steps=9)
+    estimator = quiet(model_dir).train(endless, [before, Stops(), after], steps=9)
     assert before.steps == after.steps == [1]
     assert before.log[-1] == ["before", "end", 1]
     assert steps_of(estimator) == [0, 1]
@@ -130,7 +118,7 @@ def test_an_exception_skips_the_end(model_dir, where):
 
     hook = est.SessionRunHook()
     setattr(hook, where, breaks)
-    estimator = model(model_dir)
+    estimator = quiet(model_dir)
     with pytest.raises(ArithmeticError, match="enough"):
         estimator.train(endless, [notes, hook], steps=3)
     assert ["A", "end", 0] not in notes.log
@@ -148,6 +136,6 @@ def test_chief_hooks_come_first_and_training_hooks_last(model_dir):
             training_hooks=[Notes("spec", log)], training_chief_hooks=[Notes("chief", log)]
         )
 
-    model(model_dir, model_fn).train(lambda: batches(1), [Notes("user", log)])
+    quiet(model_dir, model_fn).train(lambda: batches(1), [Notes("user", log)])
     assert [name for name, call, *_ in log if call == "end"] == ["chief", "user", "spec"]
     assert [name for name, call, *_ in log if call == "after_run"] == ["chief", "user", "spec"]

@@ -1,13 +1,5 @@
 """Wrong use gives one clear error, spoils no checkpoint, and leaves training able to go on."""
 
-import contextlib
-import gc
-import os
-import shutil
-import subprocess
-import sys
-import threading
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from models import scalars, steps_of
-from train_process import content, make_net, net, shuffled, table
+from models import steps_of
+from train_process import content, estimator_of, make_net, net, ordered, shuffled
+from wrong_models import (
+    returning_a_loss,
+    returning_a_loss_of_each_row,
+    with_a_class_for_a_train_op,
+    with_a_number_for_a_metric,
+    with_a_rate_of_the_batch,
+    with_a_wider_layer,
+    with_an_initializer_of_the_batch,
+    with_another_optimizer,
+    with_gradients_for_a_train_op,
+    with_loss_none,
+    with_one_layer_more,
+    without_a_layer,
+    without_loss,
+    without_train_op,
+)
 
 import estimator as est
-from estimator import checkpoint
-
-TRAIN, EVAL = est.ModeKeys.TRAIN, est.ModeKeys.EVAL
 
 
 @pytest.fixture(scope="module")
@@ -44,85 +49,7 @@ def trained(good) -> Iterator[str]:
     assert content(good.model_dir)["step"] == before + 1
 
 
-def estimator_of(model_fn: Any, model_dir: str, **settings: Any) -> est.Estimator:
-    config = est.RunConfig(**{"random_seed": 5, "save_checkpoints_steps": 3, **settings})
-    return est.Estimator(model_fn, model_dir, config)
-
-
-def batches(count: int, rows: int = 8) -> list[Any]:
-    """Returns batches of `rows`, in order."""
-    features, labels = table(count * rows)
-    return [
-        ({"x": features["x"][i : i + rows]}, labels[i : i + rows])
-        for i in range(0, count * rows, rows)
-    ]
-
-
 # What a model_fn may do wrong.
-
-
-def without_loss(features, labels, mode):
-    return est.EstimatorSpec(mode, predictions=net(features, labels, est.ModeKeys.PREDICT))
-
-
-def with_loss_none(features, labels, mode):
-    net(features, labels, mode)
-    return est.EstimatorSpec(mode, predictions={"y": features["x"]}, train_op=optax.sgd(0.1))
-
-
-def without_train_op(features, labels, mode):
-    return est.EstimatorSpec(mode, loss=net(features, labels, mode).loss)
-
-
-def with_a_number_for_a_metric(features, labels, mode):
-    return net(features, labels, mode)._replace(eval_metric_ops={"mean": jnp.mean(labels)})
-
-
-def with_a_class_for_a_train_op(features, labels, mode):
-    return net(features, labels, mode)._replace(train_op=optax.adam)
-
-
-def with_gradients_for_a_train_op(features, labels, mode):
-    return net(features, labels, mode)._replace(train_op=jnp.zeros(3))
-
-
-def with_a_rate_of_the_batch(features, labels, mode):
-    return net(features, labels, mode)._replace(train_op=optax.adam(jnp.mean(features["x"])))
-
-
-def with_another_optimizer(features, labels, mode):
-    return net(features, labels, mode)._replace(train_op=optax.sgd(0.1, momentum=0.9))
-
-
-def without_a_layer(features, labels, mode):
-    loss = jnp.mean(est.layers.dense(est.layers.dense(features["x"], 10), 10) ** 2)
-    return est.EstimatorSpec(mode, loss=loss, train_op=optax.adam(0.01))
-
-
-def with_a_wider_layer(features, labels, mode):
-    loss = jnp.mean(est.layers.dense(features["x"], 11) ** 2)
-    return est.EstimatorSpec(mode, loss=loss, train_op=optax.adam(0.01))
-
-
-def with_one_layer_more(features, labels, mode):
-    spec = net(features, labels, mode)
-    loss = jnp.mean(est.layers.dense(features["x"], 1, name="extra") ** 2)
-    return spec._replace(loss=spec.loss + loss)
-
-
-def with_an_initializer_of_the_batch(features, labels, mode):
-    spec = net(features, labels, mode)
-    mean = jnp.mean(features["x"], 0)
-    scale = est.get_variable("scale", (4,), lambda key, shape, dtype: mean)
-    return spec._replace(loss=spec.loss + jnp.sum(scale))
-
-
-def returning_a_loss(features, labels, mode):
-    return net(features, labels, mode).loss
-
-
-def returning_a_loss_of_each_row(features, labels, mode):
-    return net(features, labels, mode)._replace(loss=features["x"][:, 0])
 
 
 @pytest.mark.parametrize(
@@ -200,7 +127,7 @@ def test_an_initializer_that_looks_at_the_batch_is_refused(model_dir):
 
 def test_a_variable_that_only_evaluation_asks_for_is_refused(trained):
     def model_fn(features, labels, mode):
-        return (with_one_layer_more if mode == EVAL else net)(features, labels, mode)
+        return (with_one_layer_more if mode == est.ModeKeys.EVAL else net)(features, labels, mode)
 
     message = (
         r"checkpoints/[0-9]+ does not fit the model_fn in mode 'eval': missing \['extra/bias', "
@@ -218,11 +145,11 @@ def test_a_variable_first_asked_for_at_another_batch_size_is_refused(model_dir):
     estimator = estimator_of(model_fn, model_dir, save_checkpoints_steps=2)
     message = r'get_variable\("extra/kernel"\): the model has no such variable; it has \[.*dense'
     with pytest.raises(ValueError, match=message):
-        estimator.train(lambda: [*batches(3), *batches(1, rows=5)])
+        estimator.train(lambda: [*ordered(3), *ordered(1, rows=5)])
     assert steps_of(estimator) == [0, 2]
     estimator.train(shuffled(), max_steps=4)
     with pytest.raises(ValueError, match=message):
-        estimator.evaluate(lambda: [*batches(1), *batches(1, rows=5)])
+        estimator.evaluate(lambda: [*ordered(1), *ordered(1, rows=5)])
     assert steps_of(estimator) == [0, 2, 4]
 
 
@@ -235,7 +162,7 @@ def test_a_tag_or_metric_first_seen_at_another_batch_size_is_refused(model_dir):
 
     estimator = estimator_of(model_fn, model_dir)
     with pytest.raises(ValueError, match=r"model_fn tags \['few'\] with this batch, but \[\]"):
-        estimator.train(lambda: [*batches(3), *batches(1, rows=5)])
+        estimator.train(lambda: [*ordered(3), *ordered(1, rows=5)])
     assert steps_of(estimator) == [0, 3]
 
 
@@ -312,7 +239,7 @@ def test_a_misspelt_variable_is_refused(trained):
 
 def with_bad_batch(number: int, bad: Any) -> Any:
     """Returns an input_fn that gives good batches, and in place `number`, from 1 on, a bad one."""
-    made = batches(number + 4)
+    made = ordered(number + 4)
     made[number - 1] = bad
     return lambda: iter(made)
 
@@ -338,7 +265,7 @@ def test_a_feature_of_another_shape_at_step_50_is_named(model_dir, x, message, p
 
 
 def test_labels_of_another_length_than_the_features_are_refused(model_dir):
-    features, labels = batches(1)[0]
+    features, labels = ordered(1)[0]
     message = (
         r'labels has length 7, the features \[8\]: the batch has features\["x"\] float32\[8, 4\]'
     )
@@ -383,7 +310,7 @@ def with_ids(features, labels, mode):
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_an_id_that_does_not_fit_is_refused_by_name_if_it_is_used(model_dir, too_big, prefetch):
     def input_fn():
-        for i, (features, labels) in enumerate(batches(8)):
+        for i, (features, labels) in enumerate(ordered(8)):
             ids = np.arange(8, dtype=np.int64)
             ids[3] = too_big if i == 4 else 3
             yield {**features, "id": ids}, labels
@@ -396,7 +323,7 @@ def test_an_id_that_does_not_fit_is_refused_by_name_if_it_is_used(model_dir, too
     assert steps_of(unused)[-1] == 11
 
 
-# Inputs that end or raise.
+# Inputs, hooks and listeners that end or raise.
 
 
 class BlockEnds(est.SessionRunHook):
@@ -419,7 +346,7 @@ def test_an_input_that_raises_surfaces_where_it_raised(model_dir, prefetch, bloc
         raise LookupError(f"no file {i}")
 
     def input_fn():
-        for i, batch in enumerate(batches(9), start=1):
+        for i, batch in enumerate(ordered(9), start=1):
             yield batch if i != 7 else opens_the_file(i)
 
     estimator = make_net(model_dir, prefetch=prefetch, steps_per_execution=block)
@@ -454,129 +381,6 @@ def test_an_empty_input_is_an_error_except_in_predict(trained):
         estimator.evaluate(lambda: iter(()))
     assert list(estimator.predict(lambda: iter(()))) == []
     assert list(estimator.predict(lambda: iter(()), "classes")) == []
-
-
-# Directories and disks.
-
-
-def test_a_model_dir_under_a_file_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    estimator = make_net(str(tmp_path / "file" / "model"))
-    message = r"model_dir cannot be written: Not a directory: .*file/model"
-    with pytest.raises(NotADirectoryError, match=message):
-        estimator.train(shuffled(), steps=1)
-    with pytest.raises(NotADirectoryError, match=r"Not a directory: .*file/model"):
-        estimator.evaluate(shuffled(1))
-    assert len(list(estimator.predict(shuffled(1)))) == 43
-
-
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A disk of 3 MB; skips where none can be mounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.getuid() != 0 or shutil.which("mount") is None or mount("-t", "tmpfs", disk):
-        pytest.skip("mounting a disk needs more rights")
-    yield disk
-    assert subprocess.run(["umount", "-l", disk], check=False).returncode == 0
-
-
-def mount(*arguments: Any) -> int:
-    command = ["mount", "-o", "size=3m", *arguments[:-1], "none", arguments[-1]]
-    return subprocess.run(command, check=False, capture_output=True).returncode
-
-
-def test_a_read_only_model_dir_is_refused_and_can_be_read(small_disk, good):
-    model_dir = str(small_disk / "model")
-    shutil.copytree(good.latest_checkpoint(), f"{model_dir}/checkpoints/6")
-    assert subprocess.run(["mount", "-o", "remount,ro", small_disk], check=False).returncode == 0
-    estimator = make_net(model_dir)
-    assert len(list(estimator.predict(shuffled(1)))) == 43
-    with pytest.raises(OSError, match=r"Read-only file system: .*disk/model"):
-        estimator.train(shuffled(), steps=1)
-    with pytest.raises(OSError, match=r"Read-only file system: .*disk/model"):
-        estimator.evaluate(shuffled(1))
-    with pytest.raises(OSError, match=r"model_dir cannot be written: Read-only file system"):
-        make_net(str(small_disk / "new")).train(shuffled(), steps=1)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("listeners", [(), (est.CheckpointSaverListener(),)], ids=["async", "sync"])
-def test_a_full_disk_is_one_clear_error_and_spares_the_checkpoints(small_disk, listeners):
-    model_dir = small_disk / "model"
-    filler = small_disk / "filler"
-    fill_but(filler, 800_000)
-    estimator = make_net(str(model_dir), save_checkpoints_steps=1, keep_checkpoint_max=None)
-    message = r"checkpoints/[0-9]+: .* could not be saved: .*[Nn]o space left.*Make room"
-    with pytest.raises(OSError, match=message):
-        estimator.train(shuffled(), max_steps=60, saving_listeners=listeners)
-    steps = steps_of(estimator)
-    assert steps == list(range(len(steps)))
-    assert len(steps) > 2
-    assert sorted(int(p.name) for p in (model_dir / "checkpoints").iterdir()) == steps
-    for path in estimator.all_checkpoints():
-        checkpoint.read_variables(path)
-        checkpoint.read_opt_state(path)
-    filler.unlink()
-    estimator.train(shuffled(), max_steps=steps[-1] + 3)
-    assert steps_of(estimator)[-1] == steps[-1] + 3
-    scalars(str(model_dir))
-
-
-def test_a_full_disk_prints_no_tracebacks_of_other_libraries(small_disk, monkeypatch):
-    fill_but(small_disk / "filler", 300_000)
-    noise: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", noise.append)
-    monkeypatch.setattr(threading, "excepthook", noise.append)
-    estimator = make_net(
-        str(small_disk / "model"), save_checkpoints_steps=1, keep_checkpoint_max=None
-    )
-    for _ in range(8):
-        with pytest.raises((OSError, RuntimeError), match="could not be saved"):
-            estimator.train(shuffled(), max_steps=60)
-    gc.collect()
-    time.sleep(0.1)
-    assert not [str(note.exc_value) for note in noise]
-
-
-def fill_but(path: Path, free: int) -> None:
-    """Writes zeros until so many bytes are left."""
-    path.write_bytes(bytes(shutil.disk_usage(path.parent).free - free))
-
-
-def fill(path: Path) -> None:
-    """Writes zeros until the disk is full."""
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-        while file.write(bytes(4096)) == 4096:
-            pass
-
-
-def test_a_disk_that_is_full_of_summaries_is_one_clear_error(small_disk):
-    model_dir = small_disk / "model"
-    estimator = make_net(str(model_dir), save_checkpoints_steps=1000, save_summary_steps=1)
-    estimator.train(shuffled(), steps=3)
-    filler = small_disk / "filler"
-    fill(filler)
-    with pytest.raises(OSError, match=r"No space left on device"):
-        estimator.train(shuffled(), steps=500)
-    filler.unlink()
-    estimator.train(shuffled(), steps=3)
-    steps = [step for step, _ in scalars(str(model_dir))["loss"]]
-    assert steps[-3:] == [4, 5, 6]
-
-
-def test_a_failing_save_does_not_hide_the_error_that_ended_the_run(model_dir, monkeypatch):
-    class Breaks(est.SessionRunHook):
-        def after_run(self, run_context, run_values):
-            monkeypatch.setattr("estimator.checkpoint._write", fails)
-            run_context.session.save(model_dir, wait=False)
-            raise LookupError("the first error")
-
-    def fails(*_):
-        raise OSError("no disk")
-
-    with pytest.raises(LookupError, match="the first error"):
-        make_net(model_dir).train(shuffled(), [Breaks()], steps=3)
 
 
 @pytest.mark.parametrize("where", ["hook", "listener"])

@@ -39,6 +39,15 @@ def shuffled(num_epochs=None, seed=3, batch_size=8, rows=ROWS):
     )
 
 
+def ordered(count: int, rows: int = 8) -> list[Any]:
+    """Returns batches of `rows`, in order."""
+    features, labels = table(count * rows)
+    return [
+        ({"x": features["x"][i : i + rows]}, labels[i : i + rows])
+        for i in range(0, count * rows, rows)
+    ]
+
+
 def net(features, labels, mode):
     """A 4-10-10-3 classifier with dropout."""
     training = mode == est.ModeKeys.TRAIN
@@ -55,10 +64,15 @@ def net(features, labels, mode):
     return est.EstimatorSpec(mode, loss=loss, train_op=optax.adam(0.01), eval_metric_ops=metrics)
 
 
+def estimator_of(model_fn: Any, model_dir: str, **settings: Any) -> est.Estimator:
+    """Returns an Estimator with a seed that saves every third step, unless told otherwise."""
+    config = est.RunConfig(**{"random_seed": 5, "save_checkpoints_steps": 3, **settings})
+    return est.Estimator(model_fn, model_dir, config)
+
+
 def make_net(model_dir: str, **settings: Any) -> est.Estimator:
     """Returns an Estimator of `net`."""
-    config = est.RunConfig(**{"random_seed": 5, "save_checkpoints_steps": 3, **settings})
-    return est.Estimator(net, model_dir, config)
+    return estimator_of(net, model_dir, **settings)
 
 
 def content(model_dir: str) -> dict[str, Any]:
