@@ -299,7 +299,7 @@ def _holds(leaf: Any) -> str:
     if isinstance(leaf, SparseTensor):
         return "a SparseTensor"
     if isinstance(leaf, list):
-        return "a list of strings or lists"
+        return "a list that is no array (strings, or rows of different lengths)"
     if isinstance(leaf, np.ndarray):
         return "strings" if leaf.dtype.kind in "US" else f"{leaf.dtype} values"
     return f"a {type(leaf).__name__}"

@@ -24,6 +24,7 @@ from estimator.context import Frame, run
 from estimator.host_features import HostRecipe
 from estimator.mode_keys import ModeKeys
 from estimator.model_fn import EstimatorSpec, ModelFn
+from estimator.summary import RESERVED
 from estimator.variables import Recipes, trace
 
 
@@ -70,7 +71,8 @@ class Binding:
         for i in self.used:
             leaf = batch.leaves[i]
             made = to_device_dtype(leaf, self.paths[i])
-            inputs.append(np.array(leaf) if copy and made is leaf else made)
+            owned = made is not leaf or isinstance(leaf, jax.Array)
+            inputs.append(np.array(leaf) if copy and not owned else made)
         for recipe in self.host:
             made = batch.host(recipe)
             inputs.append(np.array(made) if copy else made)
@@ -207,7 +209,7 @@ def _why_unavailable(path: str, kind: ArrayLeaf | HostLeaf) -> str:
 
 
 def _check(mode: str, recipes: Recipes, spec: EstimatorSpec) -> None:
-    clash = {*recipes.tags, "loss", "global_step"} & recipes.variables.keys()
+    clash = {*recipes.tags, *RESERVED} & recipes.variables.keys()
     if clash:
         raise ValueError(
             f"model_fn uses {sorted(clash)} for a variable and for an output of the step. Hooks "

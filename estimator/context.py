@@ -171,15 +171,6 @@ def current_frame(call: str) -> Frame:
     return frame
 
 
-def is_tracing() -> bool:
-    """Whether a frame is active: whether this code runs inside a model_fn.
-
-    >>> is_tracing(), run(Frame(), is_tracing)
-    (False, True)
-    """
-    return _FRAME.get() is not None
-
-
 def fold_name(key: jax.Array, name: str) -> jax.Array:
     """Returns `key` folded with 64 stable bits of `name`.
 

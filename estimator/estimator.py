@@ -25,13 +25,13 @@ from estimator.arguments import check_count, checked_checkpoint, config_for
 from estimator.binding import Binding
 from estimator.evaluate_loop import HookedRun, ReadSession, evaluate
 from estimator.events import EventWriters
-from estimator.feed import Feed
+from estimator.feed import Feed, prefetch_depth
 from estimator.live import Live, LiveVariables, check_asked
 from estimator.mode_keys import ModeKeys
 from estimator.model import Model
 from estimator.model_fn import ModelFn
 from estimator.placement import Placement, placement_for
-from estimator.predict_loop import check_keys, check_rows, predict
+from estimator.predict_loop import check_keys, predict
 from estimator.progress import ProgressBarHook
 from estimator.run_config import RunConfig
 from estimator.session import CheckpointSaverListener, SessionRunHook, check_hooks
@@ -68,12 +68,12 @@ class Estimator:
         warm_start_from: WarmStart = None,
     ) -> None:
         self._config = config_for(config, model_dir)
-        self._params = copy.deepcopy({} if params is None else params)
         self._model = Model(ModelFn(model_fn, params, self._config))
         warm_start = check_warm_start(warm_start_from)
         self._variables = LiveVariables(self.model_dir, self._config, warm_start)
         self._writers = EventWriters()
         self._training: TrainSession | None = None
+        self._interrupted: str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -100,12 +100,17 @@ class Estimator:
     @property
     def params(self) -> Any:
         """A copy of the params."""
-        return copy.deepcopy(self._params)
+        return copy.deepcopy(self._model.model_fn.params)
 
     @property
     def model_fn(self) -> Callable[..., Any]:
         """The model_fn with its params: a function of `features, labels, mode, config`."""
         return self._model.model_fn
+
+    @property
+    def interrupted(self) -> str | None:
+        """The signal that ended the last train call early, such as `"SIGTERM"`; None: none did."""
+        return self._interrupted
 
     def train(
         self,
@@ -117,7 +122,8 @@ class Estimator:
     ) -> "Estimator":
         """Trains the model, going on where the newest checkpoint is.
 
-        Ctrl-C and SIGTERM save a checkpoint and end the call; a second Ctrl-C raises.
+        Ctrl-C and SIGTERM save a checkpoint and end the call, which `interrupted` then tells; a
+        second Ctrl-C raises.
 
         Args:
             input_fn: returns batches `(features, labels)`: an iterable, or plain arrays, which are
@@ -166,7 +172,7 @@ class Estimator:
             session, all_hooks = call.start(feed)
             self._training = session
             try:
-                call.run(session, feed, all_hooks)
+                self._interrupted = call.run(session, feed, all_hooks)
             finally:
                 self._training = None
         return self
@@ -207,9 +213,9 @@ class Estimator:
                     "evaluate: the input is empty. input_fn must give at least one batch."
                 )
             live = self._variables.for_reading(first.binding, placement, path)
-            self._work_ahead(feed, first.binding, placement)
+            feed.work_ahead(prefetch_depth(self._config.prefetch, first.binding, placement))
             session = ReadSession(live, first.binding, ["loss"], self._writers, self.eval_dir(name))
-            bar = ProgressBarHook("evaluate", steps)
+            bar = ProgressBarHook("evaluate", last=steps)
             all_hooks = [*given_hooks, *first.binding.spec.evaluation_hooks, bar]
             with HookedRun(session, all_hooks) as run:
                 results = evaluate(
@@ -347,8 +353,6 @@ class Estimator:
         first = feed.peek()
         if first is None or first.binding is None:
             return
-        if single:
-            check_rows(first, keys)
         self._wait_for_saves()
         live = self._variables.for_reading(first.binding, placement, path)
         predictions = first.binding.spec.predictions
@@ -356,7 +360,7 @@ class Estimator:
             keys or (predictions if isinstance(predictions, Mapping) else ["predictions"])
         )
         session = ReadSession(live, first.binding, names, self._writers, self.model_dir)
-        self._work_ahead(feed, first.binding, placement)
+        feed.work_ahead(prefetch_depth(self._config.prefetch, first.binding, placement))
         live.readers += 1
         try:
             with HookedRun(session, [*hooks, *first.binding.spec.prediction_hooks]) as run:
@@ -370,12 +374,6 @@ class Estimator:
                 )
         finally:
             live.readers -= 1
-
-    def _work_ahead(self, feed: Feed, binding: Binding, placement: Placement) -> None:
-        depth = self._config.prefetch
-        if depth is None:
-            depth = 2 if binding.host or placement.moves_batches else 0
-        feed.work_ahead(depth)
 
     def _wait_for_saves(self) -> None:
         if self._training is not None:

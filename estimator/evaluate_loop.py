@@ -86,10 +86,14 @@ class HookedRun:
         self.context = SessionRunContext(session)
 
     def __enter__(self) -> "HookedRun":
-        for hook in self._hooks:
-            hook.begin()
-        for hook in self._hooks:
-            hook.after_create_session(self._session, None)
+        try:
+            for hook in self._hooks:
+                hook.begin()
+            for hook in self._hooks:
+                hook.after_create_session(self._session, None)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:

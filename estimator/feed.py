@@ -20,8 +20,12 @@ import numpy as np
 
 from estimator.batches import Batch
 from estimator.binding import Binding
+from estimator.placement import Placement
 from estimator.prefetch import Prefetcher
 from estimator.sources import Source
+
+# Batches so large that a stack of them would crowd the memory go one by one; they do not gain.
+_BLOCK_BYTES = 2**28
 
 
 class Bindings(Protocol):
@@ -79,7 +83,13 @@ class Feed:
         self._ahead: Prefetcher[Item] | None = None
         self._last: Item | None = None
         self._like: Batch | None = None
+        self._read_last: tuple[Any, Any, Item] | None = None
         self.position: Any = self._state()
+
+    @property
+    def places(self) -> bool:
+        """Whether batches are put on the device here; else the step does it."""
+        return self._place is not None
 
     @property
     def fingerprint(self) -> Any:
@@ -198,12 +208,23 @@ class Feed:
         if raw is None:
             return None
         features, labels = raw
+        again = self._again(features, labels)
+        if again is not None:
+            return dataclasses.replace(again, position=self._state())
         batch = Batch(features, labels if self._with_labels else None, self._like)
         self._like = batch
         item = Item(batch, self._state(), self._bindings.find(batch))
+        self._read_last = (features, labels, item)
         if item.binding is not None:
             self._prepare(item)
         return item
+
+    def _again(self, features: Any, labels: Any) -> Item | None:
+        """Returns the last item if the source gives the very same arrays again."""
+        if not self._source.fresh or self._read_last is None:
+            return None
+        same = self._read_last[0] is features and self._read_last[1] is labels
+        return self._read_last[2] if same and self._read_last[2].binding is not None else None
 
     def _read_in_thread(self) -> Item | None:
         item = self._read()
@@ -218,6 +239,19 @@ class Feed:
         item.inputs = inputs if self._place is None else self._place(inputs)
 
 
+def prefetch_depth(wanted: int | None, binding: Binding, placement: Placement) -> int:
+    """Returns how many batches to prepare ahead.
+
+    Args:
+        wanted: what the config says; None: two, where it pays.
+        binding: what a batch needs.
+        placement: where batches go.
+    """
+    if wanted is not None:
+        return wanted
+    return 2 if binding.host or placement.moves_batches else 0
+
+
 def _stacked(items: list[Item]) -> Item:
     last = items[-1]
     inputs = [np.stack(arrays) for arrays in zip(*(i.inputs for i in items), strict=True)]
@@ -227,6 +261,8 @@ def _stacked(items: list[Item]) -> Item:
 def _alike(items: list[Item]) -> bool:
     first = items[0]
     shapes = [x.shape for x in first.inputs]
+    if sum(x.nbytes for x in first.inputs) * len(items) > _BLOCK_BYTES:
+        return False
     return all(
         item.binding is first.binding and [x.shape for x in item.inputs] == shapes
         for item in items[1:]

@@ -82,13 +82,13 @@ class NanTensorHook(SessionRunHook):
         self.fail_on_nan_loss = fail_on_nan_loss
         self._name = loss_tensor
         self._timer = SecondOrStepTimer(every_steps=every_n_iter)
-        self._started_at = 0
+        self._first = 0
 
     def after_create_session(self, session: Session, coord: Any) -> None:
         """Checks the name."""
         session.check(self._name, "NanTensorHook")
         self._timer.reset()
-        self._started_at = session.batches
+        self._first = session.global_step - session.batches
 
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs:
         """Asks for the loss."""
@@ -97,19 +97,19 @@ class NanTensorHook(SessionRunHook):
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Looks at the loss."""
         session = run_context.session
-        if self._timer.should_trigger_for_step(session.global_step):
-            self._timer.update_last_triggered_step(session.global_step)
+        if self._timer.should_trigger_for_step(session.batches):
+            self._timer.update_last_triggered_step(session.batches)
             if self._is_bad(session, run_values.results):
                 run_context.request_stop()
 
     def end(self, session: Session) -> None:
         """Looks once more, at the steps since the last look."""
-        if session.batches > self._started_at:
+        if session.has(self._name):
             self._is_bad(session, session.run(self._name))
 
     def next_step(self, global_step: int) -> int | None:
         """Returns the step of the next look."""
-        return self._timer.next_step(global_step)
+        return _at_step(self._first, self._timer.next_step(global_step - self._first))
 
     def _is_bad(self, session: Session, value: Any) -> bool:
         step = session.bad_step() if self._name == "loss" else None
@@ -174,13 +174,17 @@ class LoggingTensorHook(SessionRunHook):
         self._first = session.global_step - session.batches
 
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
-        """Asks for the values."""
-        return SessionRunArgs(self._tensors)
+        """Asks for the values, if it is time."""
+        session = run_context.session
+        due = self._timer and self._timer.is_due_within(session.batches, session.block)
+        return SessionRunArgs(self._tensors) if due else None
 
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Logs, if it is time."""
         count = run_context.session.batches
-        if self._timer is not None and self._timer.should_trigger_for_step(count):
+        if self._timer is None or run_values.results is None:
+            return
+        if self._timer.should_trigger_for_step(count):
             self._log(run_values.results, self._timer.update_last_triggered_step(count)[0])
 
     def end(self, session: Session) -> None:
@@ -192,8 +196,7 @@ class LoggingTensorHook(SessionRunHook):
         """Returns the step of the next line."""
         if self._timer is None:
             return None
-        count = self._timer.next_step(global_step - self._first)
-        return None if count is None else self._first + count
+        return _at_step(self._first, self._timer.next_step(global_step - self._first))
 
     def _log(self, values: Mapping[str, Any], seconds: float | None) -> None:
         if self._formatter is None and not _LOG.isEnabledFor(logging.INFO):
@@ -275,16 +278,21 @@ class SummarySaverHook(SessionRunHook):
         """Begins to count anew."""
         self._timer.reset()
 
+    def after_create_session(self, session: Session, coord: Any) -> None:
+        """Checks that there are summaries: in training."""
+        session.check("summaries", "SummarySaverHook")
+
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
         """Asks for the summaries, if it is time: only then the step computes them."""
-        self._wanted = self._timer.is_due_after(run_context.session.global_step)
+        session = run_context.session
+        self._wanted = self._timer.is_due_within(session.global_step, session.block)
         return SessionRunArgs("summaries") if self._wanted else None
 
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Writes them."""
-        if not self._wanted:
-            return
         session = run_context.session
+        if not self._wanted or not self._timer.should_trigger_for_step(session.global_step):
+            return
         self._timer.update_last_triggered_step(session.global_step)
         writer = self._writer or session.summary_writer(self._output_dir)
         writer.add_scalars(session.global_step, jax.device_get(run_values.results))
@@ -367,14 +375,20 @@ class ProfilerHook(SessionRunHook):
         self._timer = SecondOrStepTimer(save_secs, save_steps)
         self._output_dir = output_dir
         self._tracing = False
+        self._first = 0
 
     def begin(self) -> None:
         """Begins to count anew."""
         self._timer.reset()
 
+    def after_create_session(self, session: Session, coord: Any) -> None:
+        """Notes where the run starts."""
+        self._first = session.global_step - session.batches
+
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
         """Starts a trace, if it is time."""
-        if self._timer.is_due_after(run_context.session.global_step):
+        session = run_context.session
+        if self._timer.is_due_within(session.batches, session.block):
             jax.profiler.start_trace(self._output_dir or ".")
             self._tracing = True
         return SessionRunArgs("loss")
@@ -384,7 +398,7 @@ class ProfilerHook(SessionRunHook):
         if self._tracing:
             jax.block_until_ready(run_values.results)
             self.close()
-            self._timer.update_last_triggered_step(run_context.session.global_step)
+            self._timer.update_last_triggered_step(run_context.session.batches)
 
     def close(self) -> None:
         """Ends the trace: JAX has only one at a time."""
@@ -394,4 +408,9 @@ class ProfilerHook(SessionRunHook):
 
     def next_step(self, global_step: int) -> int | None:
         """Returns the step of the next trace."""
-        return self._timer.next_step(global_step)
+        return _at_step(self._first, self._timer.next_step(global_step - self._first))
+
+
+def _at_step(first: int, batches: int | None) -> int | None:
+    """Returns the global step of a run's batch; None stays None."""
+    return None if batches is None else first + batches

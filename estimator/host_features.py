@@ -166,7 +166,11 @@ def compute(recipe: HostRecipe, features: Any, labels: Any) -> np.ndarray:
     Raises:
         ValueError: if dtype or dimensions are others than declared.
     """
-    array = np.asarray(recipe(features, labels))
+    try:
+        array = np.asarray(recipe(features, labels))
+    except Exception as error:
+        error.add_note(f"This is the host recipe {recipe!r}.")
+        raise
     fits = len(recipe.dims) == array.ndim and all(
         isinstance(dim, str) or dim == size
         for dim, size in zip(recipe.dims, array.shape, strict=True)

@@ -110,7 +110,7 @@ class LiveVariables:
         for path in reversed(checkpoint.all_checkpoints(self._model_dir)):
             try:
                 live = self._load(path)
-                if for_training and live.state is None:
+                if for_training and live.state is None and live.opt_state is None:
                     live.opt_state = checkpoint.read_opt_state(path)
                 return live
             except DamagedCheckpointError as error:
@@ -195,14 +195,15 @@ def check_asked(binding: Binding, live: Live) -> None:
     asked, there = binding.recipes.variables, live.values
     missing = sorted(asked.keys() - there.keys())
     differ = [
-        f"{name} {tuple(there[name].shape)} there, {recipe.shape} here"
+        f"{there[name].dtype.name}{list(there[name].shape)} there, {recipe.describe()} here"
         for name, recipe in asked.items()
-        if name in there and tuple(there[name].shape) != recipe.shape
+        if name in there
+        and (tuple(there[name].shape), there[name].dtype) != (recipe.shape, recipe.dtype)
     ]
     if missing or differ:
         raise ValueError(
             f"{live.origin} does not fit the model_fn in mode {binding.mode!r}: missing "
-            f"{missing}, of another shape {differ}. The model has {sorted(there)}, the "
+            f"{missing}, of another shape or dtype {differ}. The model has {sorted(there)}, the "
             f"model_fn asks for {sorted(asked)}. Ask for the same variables in every mode and for "
             "every kind of batch; a model with other settings needs another model_dir."
         )

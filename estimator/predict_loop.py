@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from estimator.batches import Batch
 from estimator.binding import Binding
 from estimator.evaluate_loop import HookedRun
-from estimator.feed import Feed, Item
+from estimator.feed import Feed
 from estimator.host_features import HostOutput
 from estimator.live import Live
 from estimator.messages import did_you_mean
@@ -40,29 +41,6 @@ def check_keys(binding: Binding, keys: tuple[str, ...] | None) -> None:
         )
 
 
-def check_rows(item: Item, keys: tuple[str, ...] | None) -> None:
-    """Checks that each prediction has one row for each example of the batch.
-
-    Raises:
-        ValueError: if one has not, by name.
-    """
-    assert item.binding is not None
-    predictions = item.binding.spec.predictions
-    named = predictions if isinstance(predictions, Mapping) else {"predictions": predictions}
-    lengths = item.batch.lengths
-    for name, answer in named.items():
-        if keys is not None and isinstance(predictions, Mapping) and name not in keys:
-            continue
-        if isinstance(answer, HostOutput):
-            continue
-        if not answer.shape or (lengths and answer.shape[0] not in lengths):
-            raise ValueError(
-                f'predict: "{name}" has shape {answer.shape}, but the batch has {sorted(lengths)} '
-                "examples. Give every prediction one row for each example, or call predict(..., "
-                "yield_single_examples=False)."
-            )
-
-
 def predict(
     *,
     feed: Feed,
@@ -82,7 +60,7 @@ def predict(
         run: the hooks, begun.
         single: whether to yield single examples.
     """
-    waiting: Any = None
+    waiting: tuple[Any, Batch] | None = None
     count = 0
     while not run.context.stop_requested:
         item = feed.take()
@@ -101,14 +79,14 @@ def predict(
         run.after({**named, **tags})
         count += 1
         if waiting is not None:
-            yield from _finished(waiting, single)
-        waiting = answers
+            yield from _finished(waiting[0], waiting[1], single)
+        waiting = (answers, item.batch)
     if waiting is not None:
-        yield from _finished(waiting, single)
+        yield from _finished(waiting[0], waiting[1], single)
     run.end()
 
 
-def _finished(answers: Any, single: bool) -> Iterator[Any]:
+def _finished(answers: Any, raw: Batch, single: bool) -> Iterator[Any]:
     """Yields a batch of fetched answers as the user sees them."""
     if isinstance(answers, dict):
         batch: Any = {name: _fetch(answer) for name, answer in answers.items()}
@@ -117,22 +95,33 @@ def _finished(answers: Any, single: bool) -> Iterator[Any]:
     if not single:
         yield batch
     elif isinstance(batch, dict):
-        _check_equal_lengths(batch)
+        _check_lengths(batch, raw)
         names = list(batch)
         for row in zip(*batch.values(), strict=True):
             yield dict(zip(names, row, strict=True))
     else:
+        _check_lengths({"predictions": batch}, raw)
         yield from batch
 
 
 def _fetch(answer: Any) -> np.ndarray:
-    return answer.finish() if isinstance(answer, HostOutput) else np.asarray(answer)
+    # A copy: the user may write into it, and JAX's own memory is read-only.
+    return answer.finish() if isinstance(answer, HostOutput) else np.array(answer)
 
 
-def _check_equal_lengths(batch: dict[str, np.ndarray]) -> None:
-    lengths = {name: len(array) for name, array in batch.items()}
+def _check_lengths(answers: dict[str, np.ndarray], raw: Batch) -> None:
+    """Checks that each prediction has one row for each example of the batch."""
+    cure = (
+        "Give every prediction one row for each example, or call predict(..., "
+        "yield_single_examples=False)."
+    )
+    given = raw.lengths
+    for name, array in answers.items():
+        if not array.shape or (given and len(array) not in given):
+            raise ValueError(
+                f'predict: "{name}" has shape {array.shape}, but the batch has {sorted(given)} '
+                f"examples. {cure}"
+            )
+    lengths = {name: len(array) for name, array in answers.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(
-            f"Batch length of predictions should be same, got {lengths}. Give every prediction one "
-            "row for each example, or call predict(..., yield_single_examples=False)."
-        )
+        raise ValueError(f"Batch length of predictions should be same, got {lengths}. {cure}")

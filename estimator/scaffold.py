@@ -12,12 +12,12 @@ The batches that are looked at are trained on afterwards, too.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from estimator.context import Frame, run
 from estimator.feed import Feed, Item
 from estimator.model_fn import Scaffold
+from estimator.steps import copy
 
 
 class PreparedBatch(tuple[Any, Any]):
@@ -78,7 +78,8 @@ def first_values(scaffold: Scaffold, values: dict[str, Any], feed: Feed) -> dict
                 f"Scaffold: init_fn gave {name} the shape {jnp.shape(value)} and dtype "
                 f"{jnp.result_type(value)}, but the model's has {kept.shape} and {kept.dtype}."
             )
-    return {name: jax.device_put(value) for name, value in made.items()}
+    # Copies: init_fn may keep what it returned, and the first step donates its variables.
+    return copy({name: jnp.asarray(value) for name, value in made.items()})
 
 
 def _batches(items: Iterator[Item]) -> Iterator[PreparedBatch]:

@@ -14,7 +14,7 @@ nothing in between.
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -29,10 +29,12 @@ class Session(abc.ABC):
         global_step: the number of the training steps made so far, an int that costs nothing to
             read.
         batches: the number of batches that this run has seen so far.
+        block: how many batches the next step sees at the most.
     """
 
     global_step: int
     batches: int
+    block: int = 1
 
     @abc.abstractmethod
     def names(self) -> list[str]:
@@ -70,7 +72,7 @@ class Session(abc.ABC):
         )
 
     def bad_step(self) -> int | None:
-        """Returns the first step since the last save whose loss was not finite, or None.
+        """Returns the first step of this run whose loss was not finite, or None.
 
         Reading it waits for the device.
         """
@@ -192,17 +194,19 @@ class NanLossDuringTrainingError(RuntimeError):
     """The loss, or a variable, is no longer a finite number."""
 
 
-def check_hooks(hooks: Iterable[Any] | None, kind: type, where: str) -> tuple[Any, ...]:
+def check_hooks(hooks: Any, kind: type, where: str) -> tuple[Any, ...]:
     """Returns `hooks` as a tuple.
 
     Raises:
-        TypeError: if one is no instance of `kind`.
+        TypeError: if it is no list, or one is no instance of `kind`.
     """
-    hooks = tuple(hooks or ())
-    for hook in hooks:
+    if hooks is not None and not isinstance(hooks, list | tuple | set | frozenset):
+        hint = f" Did you mean steps={hooks}?" if isinstance(hooks, int) else ""
+        raise TypeError(f"{where} must be a list of {kind.__name__} objects, got {hooks!r}.{hint}")
+    for hook in hooks or ():
         if not isinstance(hook, kind):
             raise TypeError(f"{where} must be {kind.__name__} objects, got {hook!r}.")
-    return hooks
+    return tuple(hooks or ())
 
 
 def refuse_tracers(values: Any, where: str) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 
 from estimator.sparse_tensor import SparseTensor
 
-Batch = tuple[Any, Any]
+Pair = tuple[Any, Any]
 
 _BYTES_TAG = "__base64__"
 _WANTED = (
@@ -97,7 +97,7 @@ class Source:
         self._given = 0
         self._ended = False
 
-    def next(self) -> Batch | None:
+    def next(self) -> Pair | None:
         """Gives the next batch, or None at the end and ever after.
 
         Raises:
@@ -115,7 +115,7 @@ class Source:
         self._given += 1
         return _as_batch(element, self._given)
 
-    def next_block(self, count: int) -> Batch | None:
+    def next_block(self, count: int) -> Pair | None:
         """Gives `count` full batches stacked along a new first axis.
 
         None where the iterator cannot, or has fewer left; then `next` gives what there is.
@@ -198,7 +198,7 @@ class ConstantBatch:
 
     fresh_batches = True
 
-    def __init__(self, batch: Batch, repeat: bool) -> None:
+    def __init__(self, batch: Pair, repeat: bool) -> None:
         self._batch = batch
         self._repeat = repeat
         self._spent = False
@@ -206,7 +206,7 @@ class ConstantBatch:
     def __iter__(self) -> ConstantBatch:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Pair:
         if self._spent:
             raise StopIteration
         self._spent = not self._repeat
@@ -341,7 +341,7 @@ def _all_are(elements: list[Any], kind: type[Any]) -> bool:
     return all(isinstance(element, kind) for element in elements)
 
 
-def _as_batch(element: Any, number: int) -> Batch:
+def _as_batch(element: Any, number: int) -> Pair:
     if isinstance(element, (tuple, list)) and not isinstance(element, SparseTensor):
         return _pair(element, f"batch {number} of input_fn should be")
     if _is_features(element):
@@ -352,7 +352,7 @@ def _as_batch(element: Any, number: int) -> Batch:
     )
 
 
-def _pair(elements: tuple[Any, ...] | list[Any], wanted: str) -> Batch:
+def _pair(elements: tuple[Any, ...] | list[Any], wanted: str) -> Pair:
     if len(elements) != 2:
         kinds = [type(element).__name__ for element in elements[:5]]
         raise ValueError(

@@ -57,12 +57,11 @@ class SecondOrStepTimer:
             return self._clock() >= self._last_time + self._every_secs
         return self._every_steps is not None and step >= self._last_step + self._every_steps
 
-    def is_due_after(self, global_step: int) -> bool:
-        """Returns whether it will be due at the end of a step, or of a block, that begins now.
-
-        For a hook that is called only for the steps that `next_step` names, and by the clock.
-        """
-        return self._every_steps is not None or self.should_trigger_for_step(global_step + 1)
+    def is_due_within(self, step: int, count: int) -> bool:
+        """Returns whether it is due at one of the `count` steps after `step`, or by the clock."""
+        if self._last_step is None or self._every_steps is None:
+            return self.should_trigger_for_step(step + 1)
+        return step + count >= self._last_step + self._every_steps
 
     def update_last_triggered_step(self, step: int) -> tuple[float | None, int | None]:
         """Notes that it fired; returns seconds and steps since it fired before, or None, None."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from estimator import checkpoint, steps
 from estimator.binding import Binding
 from estimator.events import EventWriters
-from estimator.feed import Feed, Item
+from estimator.feed import Feed, Item, prefetch_depth
 from estimator.hooks import (
     LoggingTensorHook,
     NanTensorHook,
@@ -83,10 +83,7 @@ class TrainCall:
         else:
             state, step, seed = self._continue(first.binding, live, feed), live.step, live.seed
         self.variables.drop()
-        depth = self.config.prefetch
-        if depth is None:
-            depth = 2 if first.binding.host or self.placement.moves_batches else 0
-        feed.work_ahead(depth)
+        feed.work_ahead(prefetch_depth(self.config.prefetch, first.binding, self.placement))
         session = TrainSession(
             state=state,
             global_step=step,
@@ -102,20 +99,25 @@ class TrainCall:
         )
         return session, hooks
 
-    def run(self, session: TrainSession, feed: Feed, hooks: Sequence[SessionRunHook]) -> None:
-        """Runs the loop to its end and hands the variables on to later calls."""
+    def run(self, session: TrainSession, feed: Feed, hooks: Sequence[SessionRunHook]) -> str | None:
+        """Runs the loop to its end and hands the variables on to later calls.
+
+        Returns:
+            The signal that ended it early, or None.
+        """
         first = session.global_step
-        progress = ProgressBarHook("train", self._steps_left(first))
-        try:
-            with Interrupt() as interrupt:
+        progress = ProgressBarHook("train", first, self._last_step(first))
+        # The last save belongs to the run: a signal must not end the process in the middle of it.
+        with Interrupt() as interrupt:
+            try:
                 made = run_hooked(
                     session, feed, [*hooks, progress], interrupt, self.config.steps_per_execution
                 )
-        except BaseException:
-            for failure in self._give_back(session, [*hooks, progress]):
-                _LOG.error("%s", failure)  # raising it would hide the error in flight
-            raise
-        failures = self._give_back(session, [*hooks, progress])
+            except BaseException:
+                for failure in self._give_back(session, [*hooks, progress]):
+                    _LOG.error("%s", failure)  # raising it would hide the error in flight
+                raise
+            failures = self._give_back(session, [*hooks, progress])
         if failures:
             raise failures[0]
         if made > 0:
@@ -123,6 +125,7 @@ class TrainCall:
         elif interrupt.requested is None:
             _LOG.warning("Training made no steps: the input was at its end.")
         self._hand_on(session, ended=interrupt.requested is None)
+        return interrupt.requested
 
     def _give_back(self, session: TrainSession, hooks: Sequence[SessionRunHook]) -> list[Exception]:
         """Waits for the last save, writes the summaries, closes the hooks; returns what failed."""
@@ -179,6 +182,7 @@ class TrainCall:
     def _all_hooks(self, binding: Binding) -> list[SessionRunHook]:
         """Returns all hooks in TensorFlow's order."""
         config, spec = self.config, binding.spec
+        _warn_of_broken_blocks(config)
         chief: list[SessionRunHook] = [*spec.training_chief_hooks]
         worker: list[SessionRunHook] = [*self.hooks]
         if config.log_step_count_steps is not None:
@@ -209,8 +213,8 @@ class TrainCall:
             savers[0].add_listeners(self.listeners)
         return [*chief, *worker]
 
-    def _steps_left(self, first: int) -> int | None:
-        return self.steps if self.max_steps is None else self.max_steps - first
+    def _last_step(self, first: int) -> int | None:
+        return self.max_steps if self.steps is None else first + self.steps
 
     def _hand_on(self, session: TrainSession, ended: bool) -> None:
         path = checkpoint.latest_checkpoint(self.model_dir)
@@ -224,6 +228,20 @@ class TrainCall:
         self.variables.keep(
             Live(state.values, manifest.step, manifest.seed, trainable, path, manifest.id, state)
         )
+
+
+def _warn_of_broken_blocks(config: RunConfig) -> None:
+    block = config.steps_per_execution
+    for name in ("log_step_count_steps", "save_summary_steps", "save_checkpoints_steps"):
+        cadence = getattr(config, name)
+        if block > 1 and cadence and cadence % block:
+            _LOG.warning(
+                "steps_per_execution=%d does not divide %s=%d: steps up to the next line or save "
+                "are made one by one. Choose a divisor.",
+                block,
+                name,
+                cadence,
+            )
 
 
 def _make_directory(model_dir: str) -> None:

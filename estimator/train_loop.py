@@ -9,6 +9,7 @@ Law: the loop never waits for the device. Only a hook that reads a value does.
 import contextlib
 import dataclasses
 import logging
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -75,6 +76,7 @@ class TrainSession(Session):
         self._leaves, self._structure = jax.tree.flatten(state)
         self.global_step = global_step
         self.batches = 0
+        self.block = config.steps_per_execution
         self.outputs: dict[str, Any] = {}
         self._seed = seed
         self._feed = feed
@@ -132,7 +134,10 @@ class TrainSession(Session):
             self._leaves, self.outputs = compiled.block(self._leaves, inputs)
         else:
             run = compiled.with_summaries if summaries else compiled.one
-            self._leaves, self.outputs = run(self._leaves, item.inputs)
+            inputs = item.inputs
+            if self._placement.moves_batches and not self._feed.places:
+                inputs = self._placement.put_batch(inputs)
+            self._leaves, self.outputs = run(self._leaves, inputs)
         self.global_step += item.count
         self.batches += item.count
         if self._placement.in_flight is not None:
@@ -178,6 +183,10 @@ class TrainSession(Session):
 
     def save(self, directory: str, wait: bool) -> None:
         """Saves the state and the position in the input; goes on meanwhile unless `wait`."""
+        path = os.path.join(directory, "checkpoints", str(self.global_step))
+        begun_from = directory == self._model_dir and self.batches == 0
+        if os.path.isdir(path) and not begun_from:
+            _LOG.warning("%s is there already, from another run: it is left as it is.", path)
         if directory not in self._savers:
             self._savers[directory] = CheckpointWriter(
                 directory,

@@ -50,7 +50,7 @@ class TrainState:
 
     @property
     def bad_step(self) -> jax.Array:
-        """The first step since the last save whose loss was not finite, or -1; int32."""
+        """The first step of this run whose loss was not finite, or -1; int32."""
         return self.counters[2]
 
     def next(self, values: dict[str, Any], opt_state: Any, loss: jax.Array) -> "TrainState":
@@ -85,7 +85,8 @@ def unflatten_opt_state(shapes: Any, flat: Mapping[str, Any], where: str) -> Any
     leaves, structure = jax.tree.flatten_with_path(shapes)
     wanted = {_path_name(path): leaf for path, leaf in leaves}
     if wanted.keys() != flat.keys() or any(
-        _stored(leaf).shape != flat[path].shape for path, leaf in wanted.items()
+        (_stored(leaf).shape, _stored(leaf).dtype) != (flat[path].shape, flat[path].dtype)
+        for path, leaf in wanted.items()
     ):
         raise ValueError(
             f"{where} was written with another optimizer: it holds the state {_table(flat)}, this "
@@ -115,12 +116,13 @@ def _stored(leaf: Any) -> Any:
 
 def _wrap(wanted: Any, array: jax.Array) -> jax.Array:
     if not _is_key(wanted):
-        return array.astype(wanted.dtype)
+        return array
     impls: list[Any] = []
     jax.eval_shape(lambda key: impls.append(jax.random.key_impl(key)), wanted)
     return jax.random.wrap_key_data(array, impl=impls[0])
 
 
 def _table(flat: Mapping[str, Any]) -> str:
-    shown = [f"{path} {list(_stored(leaf).shape)}" for path, leaf in sorted(flat.items())]
+    stored = {path: _stored(leaf) for path, leaf in sorted(flat.items())}
+    shown = [f"{path} {leaf.dtype.name}{list(leaf.shape)}" for path, leaf in stored.items()]
     return "[" + ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "") + "]"

@@ -38,7 +38,9 @@ class WarmStartSettings:
 
     ckpt_to_initialize_from: str
     vars_to_warm_start: str | Sequence[str] | None = ".*"
-    var_name_to_prev_var_name: Mapping[str, str] | None = None
+    var_name_to_prev_var_name: Mapping[str, str] | None = dataclasses.field(
+        default=None, kw_only=True
+    )
 
 
 WarmStart = str | os.PathLike[str] | Mapping[str, Any] | WarmStartSettings | None
@@ -81,12 +83,14 @@ def warm_values(
     if settings is None:
         return {}
     if isinstance(settings, WarmStartSettings):
-        taken, differ = _from_checkpoint(settings, recipes)
+        taken, differ, missing = _from_checkpoint(settings, recipes)
         origin = os.fspath(settings.ckpt_to_initialize_from)
     else:
-        taken, differ = _from_arrays(settings, recipes), {}
+        taken, differ, missing = _from_arrays(settings, recipes), {}, []
         origin = "the given arrays"
     _LOG.info("%s", _table(origin, recipes, taken, differ))
+    if missing:
+        _LOG.warning("Warm start: left at their first values, since %s lacks %s.", origin, missing)
     if differ:
         _LOG.warning("Warm start: left at their first values, since shapes differ: %s.", differ)
     if not taken:
@@ -99,7 +103,8 @@ def warm_values(
 
 def _from_checkpoint(
     settings: WarmStartSettings, recipes: Mapping[str, VariableRecipe]
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
+    """Returns the values, the shapes that differ, and what the checkpoint lacks."""
     path = os.fspath(settings.ckpt_to_initialize_from)
     shapes = {name: tuple(shape) for name, shape in checkpoint.list_variables(path)}
     renamed = dict(settings.var_name_to_prev_var_name or {})
@@ -118,7 +123,7 @@ def _from_checkpoint(
                 f"vars_to_warm_start={settings.vars_to_warm_start!r} leaves out."
             )
     wanted.update(renamed)
-    names, differ = {}, {}
+    names, differ, missing = {}, {}, []
     for new, old in wanted.items():
         explicit = new in renamed
         if old not in shapes:
@@ -126,6 +131,7 @@ def _from_checkpoint(
                 raise ValueError(
                     f'Warm start: {path} has no "{old}" for "{new}".{did_you_mean(old, shapes)}'
                 )
+            missing.append(new)
         elif shapes[old] == recipes[new].shape:
             names[new] = old
         elif explicit:
@@ -133,7 +139,7 @@ def _from_checkpoint(
         else:
             differ[new] = f"{list(recipes[new].shape)} here, {list(shapes[old])} there"
     arrays = checkpoint.read_variables(checkpoint.resolve(path), sorted(set(names.values())))
-    return {new: arrays[old] for new, old in names.items()}, differ
+    return {new: arrays[old] for new, old in names.items()}, differ, missing
 
 
 def _matching(

@@ -134,7 +134,8 @@ def main():
         train(args)
         return
 
-    shutil.rmtree(args.model_dir, ignore_errors=True)
+    if os.path.isdir(os.path.join(args.model_dir, "checkpoints")):
+        shutil.rmtree(args.model_dir)
     half = args.steps // 2 + 50
     print(f"== Training to step {args.steps}, in a process that is killed at step {half}")
     status = train_in_process(args, "--kill-at", str(half))

@@ -5,7 +5,8 @@
     columns = [fc.numeric_column("age"), fc.numeric_column("height")]
     net = fc.input_layer(features, columns)         # inside a model_fn: (batch, 2)
 
-A column is a frozen dataclass: it can be compared, printed and written to JSON.
+A column is a frozen dataclass: it can be compared and printed, and written to JSON unless it holds
+a function.
 """
 
 from feature_columns.columns import DenseColumn

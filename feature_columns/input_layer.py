@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from estimator import variable_scope
+from estimator import layers
 from feature_columns.columns import DenseColumn
 
 
@@ -43,6 +43,6 @@ def input_layer(
         raise ValueError(
             f"input_layer: needs columns of different names, at least one, got {sorted(names)}."
         )
-    with variable_scope("input_layer"):
+    with layers.layer_scope("input_layer", None):
         ordered = sorted(columns, key=lambda column: column.name)
         return jnp.concatenate([column.dense(features) for column in ordered], axis=1)

@@ -41,15 +41,18 @@ class NumericColumn(DenseColumn):
         value = jnp.asarray(feature(features, self.key, f"numeric_column({self.key})"))
         width = math.prod(self.shape)
         batch = value.shape[0] if value.ndim else 1
-        if value.shape not in ((batch, *self.shape), (batch,) if width == 1 else ()):
+        fitting = [(batch, *self.shape)] + ([(batch,)] if width == 1 else [])
+        if value.shape not in fitting:
             raise ValueError(
                 f"numeric_column({self.key}): the feature has shape {value.shape}, wanted "
                 f"{('batch', *self.shape)}. Give the column shape={value.shape[1:]}, or reshape "
                 "the feature."
             )
-        value = value.reshape(batch, *self.shape).astype(self.dtype)
+        value = value.reshape(batch, *self.shape)
         if self.default_value is not None:
-            value = jnp.where(jnp.isnan(value), jnp.asarray(self.default_value, self.dtype), value)
+            default = jnp.asarray(self.default_value, value.dtype)
+            value = jnp.where(jnp.isnan(value), default, value)
+        value = value.astype(jax.dtypes.canonicalize_dtype(self.dtype))
         if self.normalizer_fn is not None:
             value = self.normalizer_fn(value)
         return value.reshape(batch, width).astype(jnp.float32)

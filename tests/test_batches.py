@@ -23,7 +23,6 @@ F4 = np.zeros((4, 2), np.float32)
 RAGGED = [[1, 2], [3]]
 SPARSE = SparseTensor([[0, 0], [1, 0]], ["a", "b"], (2, 2))
 
-
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 
@@ -174,9 +173,9 @@ def test_rebuild_gives_fresh_dicts():
         (np.array([b"a", b"b"]), "strings"),
         (np.array(["a", None], object), "object values"),
         (np.array([1, 2], object), "object values"),
-        (RAGGED, "a list of strings or lists"),
-        ([["a"], ["b", "c"]], "a list of strings or lists"),
-        (["a", None], "a list of strings or lists"),
+        (RAGGED, "a list that is no array (strings, or rows of different lengths)"),
+        ([["a"], ["b", "c"]], "a list that is no array (strings, or rows of different lengths)"),
+        (["a", None], "a list that is no array (strings, or rows of different lengths)"),
         (SPARSE, "a SparseTensor"),
         (None, "a NoneType"),
         (object(), "a object"),

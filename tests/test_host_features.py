@@ -341,3 +341,11 @@ def test_a_string_that_nobody_uses_does_no_harm(model_dir):
 
     estimator = Estimator(model_fn, model_dir).train(input_fn)
     assert estimator.get_variable_value("global_step") == 2
+
+
+def test_a_constant_batch_is_prepared_once(model_dir):
+    batch = ({"text": ["a", "bb"]}, ["short", "long"])
+    estimator = Estimator(text_model, model_dir, RunConfig(random_seed=0, prefetch=0))
+    CALLS.clear()
+    estimator.train(lambda: batch, steps=20)
+    assert sorted(text for text, _ in CALLS) == ["a", "bb"]

@@ -11,7 +11,6 @@ from estimator.variables import apply, get_variable, initialize, trace
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
-
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 

@@ -19,7 +19,6 @@ WEIGHTS = DRAW.uniform(0, 2, ROWS).astype(np.float32)
 LABELS = DRAW.integers(0, 3, ROWS).astype(np.int32)
 PREDICTIONS = DRAW.integers(0, 3, ROWS).astype(np.int32)
 
-
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 

@@ -19,6 +19,7 @@ from models import (
 )
 
 import estimator as est
+from estimator.placement import MeshPlacement
 
 
 def on(count):
@@ -218,3 +219,14 @@ def test_compiled_steps_are_used_again_on_a_mesh(model_dir):
     once = dict(traced.counts)
     all_calls()
     assert traced.counts == once
+
+
+def test_single_steps_between_blocks_are_split_over_the_devices_too(model_dir, monkeypatch):
+    put = []
+    whole = MeshPlacement.put_batch
+    monkeypatch.setattr(
+        MeshPlacement, "put_batch", lambda self, inputs: put.append(1) or whole(self, inputs)
+    )
+    estimator = make(line, model_dir, train_distribute=on(2), steps_per_execution=4)
+    estimator.train(endless, hooks=[Notes()], steps=3)
+    assert len(put) == 3

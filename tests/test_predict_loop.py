@@ -231,3 +231,23 @@ def test_a_predict_without_predictions_says_what_is_missing(model_dir):
 
     with pytest.raises(ValueError, match="Missing predictions"):
         next(make(model_fn, model_dir).predict(lambda: features_only(1)))
+
+
+def test_a_later_call_may_have_batches_of_another_size(model_dir):
+    estimator = make(line, model_dir)
+    for rows in (50, 3, 1):
+        x = {"x": np.ones((rows, 2), np.float32)}
+        assert len(list(estimator.predict(lambda x=x: x))) == rows
+
+
+def test_rows_are_counted_in_every_batch(model_dir):
+    def model_fn(features, mode):
+        return est.EstimatorSpec(mode, predictions=np.zeros(4, np.float32) + features["x"][0])
+
+    def input_fn():
+        yield {"x": np.ones(4, np.float32)}
+        yield {"x": np.ones(2, np.float32)}
+
+    answers = est.Estimator(model_fn, model_dir).predict(input_fn)
+    with pytest.raises(ValueError, match=r"shape \(4,\), but the batch has \[2\] examples"):
+        list(answers)

@@ -316,3 +316,11 @@ def test_a_flax_model_trains_evaluates_predicts_and_resumes(tmp_path):
     again = est.Estimator(flax_model_fn, broken, config).train(shuffled(), max_steps=35)
     assert_same(content(broken), content(whole))
     assert again.evaluate(shuffled(1)) == trained
+
+
+def test_an_estimator_tells_what_ended_its_last_train_call(model_dir):
+    estimator = make_net(model_dir)
+    estimator.train(shuffled(), hooks=[Signals(3, signal.SIGTERM)], max_steps=9)
+    assert estimator.interrupted == "SIGTERM"
+    estimator.train(shuffled(), max_steps=9)
+    assert estimator.interrupted is None

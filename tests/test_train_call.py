@@ -258,3 +258,11 @@ def test_a_listener_may_evaluate_the_checkpoint_that_was_just_saved(model_dir):
     assert [results["global_step"] for results in seen] == [0, 2, 4]
     assert seen[0]["loss"] > seen[1]["loss"] > seen[2]["loss"]
     assert estimator.evaluate(lambda: batches(2)) == seen[2]
+
+
+@pytest.mark.parametrize("hooks", [100, 2.5, "hooks", np.zeros(3), est.StopAtStepHook(1)])
+def test_hooks_that_are_no_list_are_named(hooks, model_dir):
+    with pytest.raises(TypeError, match="train: hooks must be a list of SessionRunHook objects"):
+        make(line, model_dir).train(endless, hooks)
+    with pytest.raises(TypeError, match="Did you mean steps=100"):
+        make(line, model_dir).train(endless, 100)

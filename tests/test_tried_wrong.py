@@ -84,7 +84,8 @@ def trained(good) -> Iterator[str]:
         (
             with_a_wider_layer,
             ValueError,
-            r"checkpoints/[0-9]+ does not fit .*dense/kernel \(4, 10\) there, \(4, 11\) here.*"
+            r"checkpoints/[0-9]+ does not fit .*float32\[4, 10\] there, "
+            r"dense/kernel float32\[4, 11\] here.*"
             r"(checkpoint|model) has \['dense/bias'.*asks for .*another model_dir",
         ),
         (

@@ -80,7 +80,7 @@ def test_names_can_be_mapped(model_dir, before):
 
 
 def test_without_patterns_only_mapped_names_are_taken(model_dir, before):
-    settings = WarmStartSettings(before, None, {"enc/b": "dec/w"})
+    settings = WarmStartSettings(before, None, var_name_to_prev_var_name={"enc/b": "dec/w"})
     assert taken(model_dir, settings) == {"enc/b"}
 
 
