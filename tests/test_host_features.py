@@ -348,4 +348,4 @@ def test_a_constant_batch_is_prepared_once(model_dir):
     estimator = Estimator(text_model, model_dir, RunConfig(random_seed=0, prefetch=0))
     CALLS.clear()
     estimator.train(lambda: batch, steps=20)
-    assert sorted(text for text, _ in CALLS) == ["a", "bb"]
+    assert len(CALLS) == 1
