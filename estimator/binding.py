@@ -201,10 +201,13 @@ def _why_unavailable(path: str, kind: ArrayLeaf | HostLeaf) -> str:
             f"{path} was not used when the model_fn was first traced with this kind of batch, so "
             "it is not on the device now. A model_fn must use the same features for every batch."
         )
+    what = f"{path} holds {kind.holds}, which stay on the host: JAX computes with numbers."
+    if path.startswith("labels"):
+        return f"{what} Ask for ids with estimator.host_feature(recipe): it is given raw labels."
     return (
-        f"{path} holds {kind.holds}, which stay on the host: JAX computes with numbers. Give it to "
-        "a feature column (categorical_column_with_vocabulary_list or _with_hash_bucket inside "
-        "indicator_column or embedding_column), or to estimator.host_feature."
+        f"{what} Give it to a feature column (categorical_column_with_vocabulary_list or "
+        "_with_hash_bucket inside indicator_column or embedding_column), or to "
+        "estimator.host_feature."
     )
 
 

@@ -1,7 +1,9 @@
 """Mode keys: the three things a model_fn can be asked to describe.
 
-if mode == ModeKeys.TRAIN:
-    return EstimatorSpec(mode, loss=loss, train_op=optax.adam(1e-3))
+    if mode == ModeKeys.TRAIN:
+        return EstimatorSpec(mode, loss=loss, train_op=optax.adam(1e-3))
+
+Their values are those of `tf.estimator`.
 """
 
 from typing import Final

@@ -1,7 +1,9 @@
 """The prediction loop: answers of one batch are fetched while the next is computed.
 
-for answer in predict(...):
-    answer["class_ids"]
+    for answer in predict(...):
+        answer["class_ids"]
+
+Law: memory stays bounded, and nothing is read before somebody asks for an answer.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,8 +1,10 @@
 """Timers: when something is due, by steps or by seconds.
 
-timer = SecondOrStepTimer(every_steps=100)
-if timer.should_trigger_for_step(step):
-    seconds, steps = timer.update_last_triggered_step(step)
+    timer = SecondOrStepTimer(every_steps=100)
+    if timer.should_trigger_for_step(step):
+        seconds, steps = timer.update_last_triggered_step(step)
+
+A timer reads no clock but the one it is given.
 """
 
 import time

@@ -129,7 +129,7 @@ def assign(name: str, value: Any) -> None:
     if recipe.trainable:
         raise ValueError(
             f'assign("{full}"): the variable is trainable, so the optimizer writes it. '
-            "Make it with get_variable(..., trainable=False)."
+            "Make it with trainable=False, in get_variable or variable_tree."
         )
     if jnp.shape(value) != recipe.shape:
         raise ValueError(

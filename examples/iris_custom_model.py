@@ -140,7 +140,9 @@ def main():
     print(f"== Training to step {args.steps}, in a process that is killed at step {half}")
     status = train_in_process(args, "--kill-at", str(half))
     classifier = make_classifier(args.model_dir)
-    print(f"   It ended with status {status}; {classifier.latest_checkpoint()} is left.")
+    print(
+        f"   It ended with status {status}; {classifier.latest_checkpoint()} was complete by then."
+    )
 
     print("== A second process goes on, state and input alike")
     if train_in_process(args) != 0:
