@@ -11,6 +11,7 @@ The names in `__all__` are public; everything else may change.
 from estimator import layers, metrics, summary, variables
 from estimator.checkpoint import DamagedCheckpointError, list_variables, load_variable
 from estimator.estimator import Estimator
+from estimator.events import EventWriter
 from estimator.hooks import (
     FinalOpsHook,
     GlobalStepWaiterHook,
@@ -70,6 +71,7 @@ __all__ = [
     "DataParallel",
     "Estimator",
     "EstimatorSpec",
+    "EventWriter",
     "FinalOpsHook",
     "GlobalStepWaiterHook",
     "HostRecipe",

@@ -247,6 +247,11 @@ class StepCounterHook(SessionRunHook):
             writer.add_scalars(step, {"global_step/sec": steps / seconds})
             _LOG.info("global_step/sec: %g", steps / seconds)
 
+    def close(self) -> None:
+        """Writes what its own writer still holds; the run's is written by the run."""
+        if self._writer is not None:
+            self._writer.flush()
+
     def next_step(self, global_step: int) -> int | None:
         """Returns the step of the next measurement."""
         return self._timer.next_step(global_step)
@@ -296,6 +301,11 @@ class SummarySaverHook(SessionRunHook):
         self._timer.update_last_triggered_step(session.global_step)
         writer = self._writer or session.summary_writer(self._output_dir)
         writer.add_scalars(session.global_step, jax.device_get(run_values.results))
+
+    def close(self) -> None:
+        """Writes what its own writer still holds; the run's is written by the run."""
+        if self._writer is not None:
+            self._writer.flush()
 
     def next_step(self, global_step: int) -> int | None:
         """Returns the step of the next summary."""

@@ -345,3 +345,10 @@ def test_another_value_than_the_loss_is_looked_at_when_the_run_ends(model_dir):
     hook = est.NanTensorHook("watched")
     with pytest.raises(est.NanLossDuringTrainingError, match="watched was not a finite number"):
         quiet(model_dir, model_fn).train(lambda: data, [hook])
+
+
+def test_a_writer_of_the_users_is_written_when_the_run_ends(model_dir, tmp_path):
+    writer = est.EventWriter(str(tmp_path / "mine"))
+    hook = est.SummarySaverHook(save_steps=1, summary_writer=writer)
+    quiet(model_dir).train(endless, hooks=[hook], steps=3)
+    assert [step for step, _ in scalars(str(tmp_path / "mine"))["loss"]] == [1, 2, 3]
