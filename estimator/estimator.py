@@ -208,7 +208,7 @@ class Estimator:
         placement = placement_for(self._config.eval_distribute)
         with self._feed(input_fn, ModeKeys.EVAL, placement) as feed:
             first = feed.peek()
-            if first is None or first.binding is None:
+            if first is None:
                 raise ValueError(
                     "evaluate: the input is empty. input_fn must give at least one batch."
                 )
@@ -334,7 +334,7 @@ class Estimator:
         feed = self._open(input_fn, ModeKeys.PREDICT, placement, repeat=False)
         try:
             first = feed.peek()
-            if first is not None and first.binding is not None:
+            if first is not None:
                 check_keys(first.binding, keys)
         except BaseException:
             feed.close()
@@ -351,7 +351,7 @@ class Estimator:
         single: bool,
     ) -> Iterator[Any]:
         first = feed.peek()
-        if first is None or first.binding is None:
+        if first is None:
             return
         self._wait_for_saves()
         live = self._variables.for_reading(first.binding, placement, path)

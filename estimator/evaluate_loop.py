@@ -157,7 +157,6 @@ def evaluate(
             break
         run.before()
         binding = item.binding
-        assert binding is not None
         step = compiled(binding)
         asked = {name: values[name] for name in binding.recipes.variables}
         counters = (np.int32(live.step), np.uint32(live.seed), np.int32(count))

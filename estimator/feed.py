@@ -40,21 +40,29 @@ class Bindings(Protocol):
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Item:
-    """One batch on its way: prepared, or still raw where its kind was not seen before.
+    """A prepared batch, or several.
 
     Attributes:
         batch: the raw batch.
         position: the source's position after it.
-        binding: what its kind needs; None: not known yet.
+        binding: what its kind needs.
         inputs: the prepared arrays.
         count: how many batches are stacked in it, along a new first axis; 1: it is none.
     """
 
     batch: Batch
     position: Any
-    binding: Binding | None = None
-    inputs: list[Any] = dataclasses.field(default_factory=list)
+    binding: Binding
+    inputs: list[Any]
     count: int = 1
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class _RawItem:
+    """A batch of a kind that was not seen before."""
+
+    batch: Batch
+    position: Any
 
 
 class Feed:
@@ -80,10 +88,10 @@ class Feed:
         self._place = place
         self._pending: deque[Item] = deque()
         self._error: Exception | None = None
-        self._ahead: Prefetcher[Item] | None = None
+        self._ahead: Prefetcher[Item | _RawItem] | None = None
         self._last: Item | None = None
         self._like: Batch | None = None
-        self._read_last: tuple[Any, Any, Item] | None = None
+        self._recent: Item | None = None
         self.position: Any = self._state()
 
     @property
@@ -184,7 +192,7 @@ class Feed:
         last = self._last
         if self._pending or self._ahead is not None or self._error is not None or last is None:
             return None
-        if last.binding is None or last.binding.host:
+        if last.binding.host:
             return None
         raw = self._source.next_block(count)
         if raw is None:
@@ -198,12 +206,11 @@ class Feed:
 
     def _next(self) -> Item | None:
         item = self._read() if self._ahead is None else self._ahead.next()
-        if item is not None and item.binding is None:
-            item.binding = self._bindings.discover(item.batch)
-            self._prepare(item)
+        if isinstance(item, _RawItem):
+            return self._prepared(item, self._bindings.discover(item.batch))
         return item
 
-    def _read(self) -> Item | None:
+    def _read(self) -> Item | _RawItem | None:
         raw = self._source.next()
         if raw is None:
             return None
@@ -213,30 +220,32 @@ class Feed:
             return dataclasses.replace(again, position=self._state())
         batch = Batch(features, labels if self._with_labels else None, self._like)
         self._like = batch
-        item = Item(batch, self._state(), self._bindings.find(batch))
-        self._read_last = (features, labels, item)
-        if item.binding is not None:
-            self._prepare(item)
-        return item
+        item = _RawItem(batch, self._state())
+        binding = self._bindings.find(batch)
+        if binding is None:
+            return item
+        return self._prepared(item, binding)
 
     def _again(self, features: Any, labels: Any) -> Item | None:
         """Returns the last item if the source gives the very same arrays again."""
-        if not self._source.fresh or self._read_last is None:
+        recent = self._recent
+        if not self._source.fresh or recent is None or recent.batch.features is not features:
             return None
-        same = self._read_last[0] is features and self._read_last[1] is labels
-        return self._read_last[2] if same and self._read_last[2].binding is not None else None
+        return recent if recent.batch.labels is labels or not self._with_labels else None
 
-    def _read_in_thread(self) -> Item | None:
+    def _read_in_thread(self) -> Item | _RawItem | None:
         item = self._read()
-        if item is not None and item.binding is None and not self._source.fresh:
+        if isinstance(item, _RawItem) and not self._source.fresh:
             # The next read comes before this batch is prepared, and may refill its arrays.
             item.batch = item.batch.copy()
         return item
 
-    def _prepare(self, item: Item) -> None:
-        assert item.binding is not None
-        inputs = item.binding.prepare(item.batch, copy=not self._source.fresh)
-        item.inputs = inputs if self._place is None else self._place(inputs)
+    def _prepared(self, item: _RawItem, binding: Binding) -> Item:
+        inputs = binding.prepare(item.batch, copy=not self._source.fresh)
+        if self._place is not None:
+            inputs = self._place(inputs)
+        self._recent = Item(item.batch, item.position, binding, inputs)
+        return self._recent
 
 
 def prefetch_depth(wanted: int | None, binding: Binding, placement: Placement) -> int:

@@ -28,7 +28,6 @@ class PreparedBatch(tuple[Any, Any]):
     @classmethod
     def of(cls, item: Item) -> "PreparedBatch":
         """Returns the pair for an item of a feed."""
-        assert item.binding is not None
         batch = cls(item.binding.tree(item.inputs))
         batch.item = item
         return batch
@@ -51,7 +50,6 @@ def scaffold_apply(fn: Callable[..., Any], variables: Mapping[str, Any], batch: 
             f"{type(batch).__name__}."
         )
     binding = batch.item.binding
-    assert binding is not None
     host = binding.host_arrays(batch.item.inputs)
     return run(Frame(variables, writable=False, host=host), fn, *batch)
 

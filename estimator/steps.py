@@ -45,10 +45,12 @@ class TrainSteps:
 
             return jax.jit(flat, donate_argnums=0)
 
-        self.one = compiled(_plain_step)
+        self.one = compiled(functools.partial(_train_step, summaries=False))
         # Without summaries of its own a model needs no second program.
         summarised = bool(binding.recipes.summaries)
-        self.with_summaries = compiled(_summarised_step) if summarised else self.one
+        self.with_summaries = (
+            compiled(functools.partial(_train_step, summaries=True)) if summarised else self.one
+        )
         self.block = compiled(_train_block)
 
 
@@ -125,18 +127,6 @@ def _leaves_of(state: TrainState, structure: Any) -> list[Any]:
     return leaves
 
 
-def _plain_step(
-    binding: Binding, state: TrainState, inputs: list[Any]
-) -> tuple[TrainState, Outputs]:
-    return _train_step(binding, state, inputs, summaries=False)
-
-
-def _summarised_step(
-    binding: Binding, state: TrainState, inputs: list[Any]
-) -> tuple[TrainState, Outputs]:
-    return _train_step(binding, state, inputs, summaries=True)
-
-
 def _train_step(
     binding: Binding, state: TrainState, inputs: list[Any], summaries: bool
 ) -> tuple[TrainState, Outputs]:
@@ -164,14 +154,14 @@ def _train_step(
 def _train_block(
     binding: Binding, state: TrainState, stacked: list[Any]
 ) -> tuple[TrainState, Outputs]:
-    step = functools.partial(_plain_step, binding)
+    step = functools.partial(_train_step, binding, summaries=False)
     if not binding.recipes.summaries:
         state, outputs = jax.lax.scan(step, state, stacked)
         return state, {**jax.tree.map(lambda x: x[-1], outputs), "losses": outputs["loss"]}
     # Only the last step's summaries can be seen, so only they are computed.
     before, last = [x[:-1] for x in stacked], [x[-1] for x in stacked]
     state, outputs = jax.lax.scan(step, state, before)
-    state, final = _summarised_step(binding, state, last)
+    state, final = _train_step(binding, state, last, summaries=True)
     return state, {**final, "losses": jnp.append(outputs["loss"], final["loss"])}
 
 

@@ -74,7 +74,6 @@ class TrainCall:
         first = feed.peek()
         if first is None:
             raise ValueError("train: the input is empty. input_fn must give at least one batch.")
-        assert first.binding is not None
         hooks = self._all_hooks(first.binding)
         _make_directory(self.model_dir)
         live = self.variables.newest(for_training=True)
@@ -138,7 +137,6 @@ class TrainCall:
         return failures
 
     def _begin(self, first: Item, feed: Feed) -> TrainState:
-        assert first.binding is not None
         binding = first.binding
         values = self.variables.fresh_values(binding, self.placement)
         if binding.spec.scaffold is not None:

@@ -145,9 +145,8 @@ class TrainSession(Session):
             if len(self._in_flight) > self._placement.in_flight:
                 self._in_flight.popleft().block_until_ready()
 
-    def _switch(self, binding: Binding | None) -> None:
+    def _switch(self, binding: Binding) -> None:
         """Goes on with the steps for another kind of batch."""
-        assert binding is not None
         if binding not in self._seen:
             names = frozenset(self._binding.trainable)
             check_same_variables(
