@@ -333,3 +333,31 @@ def test_a_model_fn_that_asks_what_a_feature_is_gets_the_same_answer_in_every_tr
     x = np.zeros(3, np.float32)
     answers = make(model_fn, model_dir).predict(lambda: {"x": x, "other": x})
     assert [float(answer) for answer in answers] == [100.0, 100.0, 100.0]
+
+
+class OneDict:
+    """Gives new arrays, which it never writes again, in one dict."""
+
+    fresh_batches = True
+
+    def __init__(self):
+        self.features = {}
+        self.count = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.count += 1
+        if self.count > 4:
+            raise StopIteration
+        self.features["x"] = np.full(2, self.count, np.float32)
+        return self.features
+
+
+def test_a_source_may_reuse_the_dict_that_its_new_arrays_come_in(model_dir):
+    def model_fn(features, mode):
+        return est.EstimatorSpec(mode, predictions=features["x"])
+
+    answers = list(est.Estimator(model_fn, model_dir).predict(OneDict))
+    assert answers == [1, 1, 2, 2, 3, 3, 4, 4]
