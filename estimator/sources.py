@@ -86,6 +86,7 @@ class Source:
         fresh: arrays that were given are never written again, so that a step may read them later
             without a copy.
         resumable: `get_state` and `set_state` work.
+        constant: every batch is the same one.
     """
 
     def __init__(self, iterator: Iterator[Any]) -> None:
@@ -94,6 +95,7 @@ class Source:
         self._blocks = iterator if isinstance(iterator, Blocks) else None
         self.fresh: bool = isinstance(iterator, FreshBatches) and iterator.fresh_batches is True
         self.resumable: bool = self._positioned is not None
+        self.constant: bool = isinstance(iterator, ConstantBatch)
         self._given = 0
         self._ended = False
 
