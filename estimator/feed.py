@@ -207,7 +207,7 @@ class Feed:
     def _next(self) -> Item | None:
         item = self._read() if self._ahead is None else self._ahead.next()
         if isinstance(item, _RawItem):
-            return self._prepared(item, self._bindings.discover(item.batch))
+            return self._prepared(item.batch, item.position, self._bindings.discover(item.batch))
         return item
 
     def _read(self) -> Item | _RawItem | None:
@@ -219,11 +219,10 @@ class Feed:
         features, labels = raw
         batch = Batch(features, labels if self._with_labels else None, self._like)
         self._like = batch
-        item = _RawItem(batch, self._state())
         binding = self._bindings.find(batch)
         if binding is None:
-            return item
-        return self._prepared(item, binding)
+            return _RawItem(batch, self._state())
+        return self._prepared(batch, self._state(), binding)
 
     def _read_in_thread(self) -> Item | _RawItem | None:
         item = self._read()
@@ -232,11 +231,11 @@ class Feed:
             item.batch = item.batch.copy()
         return item
 
-    def _prepared(self, item: _RawItem, binding: Binding) -> Item:
-        inputs = binding.prepare(item.batch, copy=not self._source.fresh)
+    def _prepared(self, batch: Batch, position: Any, binding: Binding) -> Item:
+        inputs = binding.prepare(batch, copy=not self._source.fresh)
         if self._place is not None:
             inputs = self._place(inputs)
-        self._recent = Item(item.batch, item.position, binding, inputs)
+        self._recent = Item(batch, position, binding, inputs)
         return self._recent
 
 
