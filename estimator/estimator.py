@@ -221,8 +221,7 @@ class Estimator:
                 results = evaluate(
                     feed=feed,
                     live=live,
-                    values=placement.put_state(live.values),
-                    compiled=_checked(live, self._model.eval_step),
+                    ready=_ready(live, placement, self._model.eval_step),
                     run=run,
                     steps=steps,
                 )
@@ -367,8 +366,7 @@ class Estimator:
                 yield from predict(
                     feed=feed,
                     live=live,
-                    values=placement.put_state(live.values),
-                    compiled=_checked(live, lambda b: self._model.predict_step(b, keys)),
+                    ready=_ready(live, placement, lambda b: self._model.predict_step(b, keys)),
                     run=run,
                     single=single,
                 )
@@ -417,12 +415,16 @@ class Estimator:
         writer.flush()
 
 
-def _checked(live: Live, compiled: Callable[[Binding], Any]) -> Callable[[Binding], Any]:
-    """Returns `compiled`, checking once for each kind of batch that its variables exist."""
+def _ready(
+    live: Live, placement: Placement, compiled: Callable[[Binding], Any]
+) -> Callable[[Binding], Any]:
+    """Returns what gives the step of a binding, its variables checked and placed: once a kind."""
+    values = placement.put_state(live.values)
 
     @functools.cache
-    def checked(binding: Binding) -> Any:
+    def ready(binding: Binding) -> Any:
         check_asked(binding, live)
-        return compiled(binding)
+        asked = {name: values[name] for name in binding.recipes.variables}
+        return functools.partial(compiled(binding), asked)
 
-    return checked
+    return ready

@@ -122,8 +122,7 @@ def evaluate(
     *,
     feed: Feed,
     live: Live,
-    values: dict[str, Any],
-    compiled: Callable[[Binding], Any],
+    ready: Callable[[Binding], Any],
     run: HookedRun,
     steps: int | None,
 ) -> dict[str, Any]:
@@ -132,8 +131,7 @@ def evaluate(
     Args:
         feed: the batches.
         live: the variables' step and seed.
-        values: the variables on the devices that evaluate.
-        compiled: gives the compiled step of a binding.
+        ready: gives the compiled step of a binding, its variables handed over.
         run: the hooks, begun.
         steps: how many batches at the most; None: all.
 
@@ -156,11 +154,8 @@ def evaluate(
         if item is None:
             break
         run.before()
-        binding = item.binding
-        step = compiled(binding)
-        asked = {name: values[name] for name in binding.recipes.variables}
         counters = (np.int32(live.step), np.uint32(live.seed), np.int32(count))
-        batch_loss, metrics, tags = step(asked, counters, item.inputs)
+        batch_loss, metrics, tags = ready(item.binding)(counters, item.inputs)
         for leaf in jax.tree.leaves((batch_loss, metrics)):
             leaf.copy_to_host_async()
         waiting.append((batch_loss, metrics))

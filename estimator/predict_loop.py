@@ -47,8 +47,7 @@ def predict(
     *,
     feed: Feed,
     live: Live,
-    values: dict[str, Any],
-    compiled: Callable[[Binding], Any],
+    ready: Callable[[Binding], Any],
     run: HookedRun,
     single: bool,
 ) -> Iterator[Any]:
@@ -57,8 +56,7 @@ def predict(
     Args:
         feed: the batches.
         live: the variables' step and seed.
-        values: the variables on the devices that predict.
-        compiled: gives the compiled step of a binding.
+        ready: gives the compiled step of a binding, its variables handed over.
         run: the hooks, begun.
         single: whether to yield single examples.
     """
@@ -69,11 +67,8 @@ def predict(
         if item is None:
             break
         run.before()
-        binding = item.binding
-        step = compiled(binding)
-        asked = {name: values[name] for name in binding.recipes.variables}
         counters = (np.int32(live.step), np.uint32(live.seed), np.int32(count))
-        answers, tags = step(asked, counters, item.inputs)
+        answers, tags = ready(item.binding)(counters, item.inputs)
         for leaf in jax.tree.leaves(answers):
             leaf.copy_to_host_async()
         named = answers if isinstance(answers, dict) else {"predictions": answers}

@@ -19,6 +19,7 @@ from models import (
 )
 
 import estimator as est
+from estimator.feed import Feed
 
 
 class Blocks(Notes):
@@ -157,3 +158,22 @@ def test_a_killed_run_of_blocks_goes_on_at_the_batch_after_the_checkpoint(tmp_pa
         killed.train(input_fn, [Breaks()])
     assert steps_of(killed)[-1] == 9
     assert_close(values_of(killed.train(input_fn)), values_of(whole), 1e-5)
+
+
+def test_a_block_size_that_divides_no_cadence_is_told(model_dir, caplog):
+    with caplog.at_level("WARNING", "estimator"):
+        make(line, model_dir, steps_per_execution=3, save_checkpoints_steps=6).train(
+            endless, steps=1
+        )
+    told = [r.getMessage() for r in caplog.records]
+    assert any("steps_per_execution=3 does not divide log_step_count_steps=100" in m for m in told)
+    assert not any("save_checkpoints_steps" in m for m in told)
+
+
+def test_batches_that_would_crowd_the_memory_are_not_stacked(model_dir, monkeypatch):
+    monkeypatch.setattr("estimator.feed._BLOCK_BYTES", 1)
+    seen = []
+    item = Feed.take
+    monkeypatch.setattr(Feed, "take", lambda self, n=1: seen.append(item(self, n)) or seen[-1])
+    make(line, model_dir, steps_per_execution=3).train(endless, steps=7)
+    assert {taken.count for taken in seen} == {1}

@@ -399,3 +399,17 @@ def test_an_error_in_a_hook_or_a_listener_leaves_the_last_checkpoint(trained, wh
     with pytest.raises(LookupError, match=r"^'?mine'?$"):
         estimator.train(shuffled(), steps=2, **given)
     assert jax.tree.leaves(estimator.evaluate(shuffled(1)))
+
+
+def test_a_variable_of_another_dtype_than_in_the_checkpoint_is_named(model_dir):
+    def model_fn(features, labels, mode, params):
+        weight = est.get_variable("weight", (4,), dtype=params["dtype"])
+        loss = jnp.mean((features["x"] @ weight.astype(np.float32)) ** 2)
+        return est.EstimatorSpec(mode, loss=loss, train_op=optax.sgd(0.1))
+
+    def estimator(dtype):
+        return est.Estimator(model_fn, model_dir, params={"dtype": dtype})
+
+    estimator(np.float32).train(lambda: {"x": np.ones((8, 4), np.float32)}, steps=1)
+    with pytest.raises(ValueError, match=r"float32\[4\] there, weight bfloat16\[4\] here"):
+        estimator(jnp.bfloat16).train(lambda: {"x": np.ones((8, 4), np.float32)}, steps=1)
