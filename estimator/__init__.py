@@ -12,16 +12,6 @@ from estimator import layers, metrics, summary, variables
 from estimator.checkpoint import DamagedCheckpointError, list_variables, load_variable
 from estimator.estimator import Estimator
 from estimator.events import EventWriter
-from estimator.hooks import (
-    FinalOpsHook,
-    GlobalStepWaiterHook,
-    LoggingTensorHook,
-    NanTensorHook,
-    ProfilerHook,
-    StepCounterHook,
-    StopAtStepHook,
-    SummarySaverHook,
-)
 from estimator.host_features import (
     HostRecipe,
     Lookup,
@@ -35,7 +25,14 @@ from estimator.messages import did_you_mean
 from estimator.mode_keys import ModeKeys
 from estimator.model_fn import EstimatorSpec, Scaffold
 from estimator.placement import DataParallel
+from estimator.profiler import ProfilerHook
 from estimator.recipes import Recipe, from_json, to_json
+from estimator.report_hooks import (
+    FinalOpsHook,
+    LoggingTensorHook,
+    StepCounterHook,
+    SummarySaverHook,
+)
 from estimator.run_config import RunConfig
 from estimator.saver import CheckpointSaverHook
 from estimator.scaffold import scaffold_apply
@@ -49,6 +46,8 @@ from estimator.session import (
     SessionRunValues,
 )
 from estimator.sparse_tensor import SparseTensor
+from estimator.step_waiter import GlobalStepWaiterHook
+from estimator.stop_hooks import NanTensorHook, StopAtStepHook
 from estimator.summary import tag
 from estimator.timers import SecondOrStepTimer
 from estimator.variables import (

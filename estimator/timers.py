@@ -83,3 +83,16 @@ class SecondOrStepTimer:
         if self._last_step is None:
             return global_step + 1
         return None if self._every_steps is None else self._last_step + self._every_steps
+
+
+def step_of_batch(first: int, batch: int | None) -> int | None:
+    """Returns the global step of a run's batch: a run that does not train counts batches.
+
+    >>> step_of_batch(100, 3), step_of_batch(100, None)
+    (103, None)
+
+    Args:
+        first: the global step that the run began at.
+        batch: the number of the batch, from 1; None, as from a timer of seconds, stays None.
+    """
+    return None if batch is None else first + batch

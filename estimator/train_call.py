@@ -15,22 +15,17 @@ from estimator import checkpoint, steps
 from estimator.binding import Binding
 from estimator.events import EventWriters
 from estimator.feed import Feed, Item, prefetch_depth
-from estimator.hooks import (
-    LoggingTensorHook,
-    NanTensorHook,
-    StepCounterHook,
-    StopAtStepHook,
-    SummarySaverHook,
-)
 from estimator.live import Live, LiveVariables, check_same_variables
 from estimator.model import Model
 from estimator.placement import Placement
 from estimator.progress import ProgressBarHook
+from estimator.report_hooks import LoggingTensorHook, StepCounterHook, SummarySaverHook
 from estimator.run_config import RunConfig
 from estimator.saver import CheckpointSaverHook
 from estimator.scaffold import first_values
 from estimator.session import CheckpointSaverListener, SessionRunHook
 from estimator.signals import Interrupt
+from estimator.stop_hooks import NanTensorHook, StopAtStepHook
 from estimator.train_loop import TrainSession, run_hooked
 from estimator.train_state import TrainState, unflatten_opt_state
 

@@ -53,7 +53,7 @@ def seen_at(cadence, every, k, path, caplog):
     )
     hook = est.LoggingTensorHook({"at": "global_step"}, every_n_iter=every)
     caplog.clear()
-    with caplog.at_level("INFO", "estimator.hooks"):
+    with caplog.at_level("INFO", "estimator"):
         estimator.train(endless, [hook] if cadence == "logging" else [], steps=23)
     lines = [record.getMessage() for record in caplog.records]
     logged = [line.split()[2] for line in lines if line.startswith("at = ")]

@@ -1,12 +1,12 @@
-"""Hooks: the standard ones, with TensorFlow's names and cadences.
+"""Report hooks: what tells people how a run goes.
 
     estimator.train(input_fn, hooks=[LoggingTensorHook({"loss": "loss"}, every_n_iter=100)])
 
-Values are fetched by name: `loss`, `global_step`, a variable, or what the model_fn has tagged.
+Values are fetched by name: `loss`, `global_step`, a variable, or what the model_fn has tagged. A
+hook that has nothing to report asks for nothing, and what nobody asks for is not waited for.
 """
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +15,6 @@ import numpy as np
 
 from estimator.events import EventWriter
 from estimator.session import (
-    NanLossDuringTrainingError,
     Session,
     SessionRunArgs,
     SessionRunContext,
@@ -23,107 +22,9 @@ from estimator.session import (
     SessionRunValues,
     refuse_tracers,
 )
-from estimator.timers import SecondOrStepTimer
+from estimator.timers import SecondOrStepTimer, step_of_batch
 
 _LOG = logging.getLogger(__name__)
-
-
-class StopAtStepHook(SessionRunHook):
-    """Asks the run to stop after a number of steps, or at a step.
-
-    Args:
-        num_steps: steps from the beginning of this run.
-        last_step: the global step to stop at.
-
-    Raises:
-        ValueError: unless exactly one is given.
-    """
-
-    def __init__(self, num_steps: int | None = None, last_step: int | None = None) -> None:
-        if (num_steps is None) == (last_step is None):
-            raise ValueError(
-                "StopAtStepHook: give exactly one of num_steps and last_step, got "
-                f"num_steps={num_steps} and last_step={last_step}."
-            )
-        self._num_steps = num_steps
-        self._last_step = last_step
-
-    def after_create_session(self, session: Session, coord: Any) -> None:
-        """Counts from the present step."""
-        if self._num_steps is not None:
-            self._last_step = session.global_step + self._num_steps
-
-    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
-        """Stops at the last step."""
-        if self._last_step is not None and run_context.session.global_step >= self._last_step:
-            run_context.request_stop()
-
-    def next_step(self, global_step: int) -> int | None:
-        """Returns the last step; the next one, if that is past already."""
-        return None if self._last_step is None else max(self._last_step, global_step + 1)
-
-
-class NanTensorHook(SessionRunHook):
-    """Stops the run when the loss is no longer a finite number.
-
-    The device notes the first bad step; the hook looks every so many steps, and before each
-    checkpoint the saver looks, too, so no bad checkpoint is written.
-
-    Args:
-        loss_tensor: the name to watch.
-        fail_on_nan_loss: whether to raise; else the run just stops.
-        every_n_iter: steps between two looks.
-    """
-
-    def __init__(
-        self, loss_tensor: str = "loss", fail_on_nan_loss: bool = True, every_n_iter: int = 100
-    ) -> None:
-        refuse_tracers(loss_tensor, "NanTensorHook")
-        self.fail_on_nan_loss = fail_on_nan_loss
-        self._name = loss_tensor
-        self._timer = SecondOrStepTimer(every_steps=every_n_iter)
-        self._first = 0
-
-    def after_create_session(self, session: Session, coord: Any) -> None:
-        """Checks the name."""
-        session.check(self._name, "NanTensorHook")
-        self._timer.reset()
-        self._first = session.global_step - session.batches
-
-    def before_run(self, run_context: SessionRunContext) -> SessionRunArgs:
-        """Asks for the loss."""
-        return SessionRunArgs(self._name)
-
-    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
-        """Looks at the loss."""
-        session = run_context.session
-        if self._timer.should_trigger_for_step(session.batches):
-            self._timer.update_last_triggered_step(session.batches)
-            if self._is_bad(session, run_values.results):
-                run_context.request_stop()
-
-    def end(self, session: Session) -> None:
-        """Looks once more, at the steps since the last look."""
-        if session.has(self._name):
-            self._is_bad(session, session.run(self._name))
-
-    def next_step(self, global_step: int) -> int | None:
-        """Returns the step of the next look."""
-        return _at_step(self._first, self._timer.next_step(global_step - self._first))
-
-    def _is_bad(self, session: Session, value: Any) -> bool:
-        step = session.bad_step() if self._name == "loss" else None
-        if step is None and not np.isnan(np.asarray(value)).any():
-            return False
-        step = session.global_step if step is None else step
-        message = f"{self._name} was not a finite number at step {step}."
-        if self.fail_on_nan_loss:
-            raise NanLossDuringTrainingError(
-                f"{message} The last checkpoint is from before. Lower the learning rate, clip the "
-                "gradients, or look for a division by zero or log of zero in the loss."
-            )
-        _LOG.error("%s The run ends here.", message)
-        return True
 
 
 class LoggingTensorHook(SessionRunHook):
@@ -196,7 +97,7 @@ class LoggingTensorHook(SessionRunHook):
         """Returns the step of the next line."""
         if self._timer is None:
             return None
-        return _at_step(self._first, self._timer.next_step(global_step - self._first))
+        return step_of_batch(self._first, self._timer.next_step(global_step - self._first))
 
     def _log(self, values: Mapping[str, Any], seconds: float | None) -> None:
         if self._formatter is None and not _LOG.isEnabledFor(logging.INFO):
@@ -340,87 +241,3 @@ class FinalOpsHook(SessionRunHook):
     def next_step(self, global_step: int) -> int | None:
         """Returns None: no step matters but the end."""
         return None
-
-
-class GlobalStepWaiterHook(SessionRunHook):
-    """Holds a run back until the global step is reached, by other workers.
-
-    Args:
-        wait_until_step: the global step to wait for.
-        poll_secs: seconds between two looks.
-    """
-
-    def __init__(self, wait_until_step: int, poll_secs: float = 0.5) -> None:
-        self._wait_until_step = wait_until_step
-        self._poll_secs = poll_secs
-        self._waited = wait_until_step <= 0
-
-    def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
-        """Waits."""
-        while not self._waited:
-            step = int(run_context.session.run("global_step"))
-            self._waited = step >= self._wait_until_step
-            if not self._waited:
-                _LOG.info("Waiting for step %d, now at %d.", self._wait_until_step, step)
-                time.sleep(self._poll_secs)
-        return None
-
-    def next_step(self, global_step: int) -> int | None:
-        """Returns the next step while it waits; then any will do."""
-        return None if self._waited else global_step + 1
-
-
-class ProfilerHook(SessionRunHook):
-    """Writes a trace of single steps (or blocks) for TensorBoard's profiler or Perfetto.
-
-    Args:
-        save_steps: steps between two traces; the first step is traced.
-        save_secs: seconds between two traces, in place of steps.
-        output_dir: where the traces go.
-    """
-
-    def __init__(
-        self, save_steps: int | None = None, save_secs: float | None = None, output_dir: str = ""
-    ) -> None:
-        self._timer = SecondOrStepTimer(save_secs, save_steps)
-        self._output_dir = output_dir
-        self._tracing = False
-        self._first = 0
-
-    def begin(self) -> None:
-        """Begins to count anew."""
-        self._timer.reset()
-
-    def after_create_session(self, session: Session, coord: Any) -> None:
-        """Notes where the run starts."""
-        self._first = session.global_step - session.batches
-
-    def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
-        """Starts a trace, if it is time."""
-        session = run_context.session
-        if self._timer.is_due_within(session.batches, session.block):
-            jax.profiler.start_trace(self._output_dir or ".")
-            self._tracing = True
-        return SessionRunArgs("loss")
-
-    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
-        """Waits for the traced step and writes it."""
-        if self._tracing:
-            jax.block_until_ready(run_values.results)
-            self.close()
-            self._timer.update_last_triggered_step(run_context.session.batches)
-
-    def close(self) -> None:
-        """Ends the trace: JAX has only one at a time."""
-        if self._tracing:
-            self._tracing = False
-            jax.profiler.stop_trace()
-
-    def next_step(self, global_step: int) -> int | None:
-        """Returns the step of the next trace."""
-        return _at_step(self._first, self._timer.next_step(global_step - self._first))
-
-
-def _at_step(first: int, batches: int | None) -> int | None:
-    """Returns the global step of a run's batch; None stays None."""
-    return None if batches is None else first + batches
