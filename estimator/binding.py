@@ -41,6 +41,8 @@ class Binding:
         host: the host recipes that it takes, in their order.
         recipes: what else the model_fn asks for.
         spec: what it returns, with `jax.ShapeDtypeStruct`s in place of arrays.
+        tags: the names of what it, and in TRAIN its train_op, tag.
+        summaries: the tags of what they summarise.
     """
 
     model_fn: ModelFn
@@ -52,6 +54,8 @@ class Binding:
     host: tuple[HostRecipe, ...]
     recipes: Recipes
     spec: EstimatorSpec
+    tags: tuple[str, ...]
+    summaries: tuple[str, ...]
 
     @property
     def trainable(self) -> list[str]:
@@ -158,7 +162,13 @@ def discover(model_fn: ModelFn, mode: str, batch: Batch) -> Binding:
         if not missed:
             break
         used = sorted({*used, *missed})
-    _check(mode, recipes, spec)
+    tags, summaries = _outputs_of_step(mode, recipes, spec)
+    clash = {*tags, *RESERVED} & recipes.variables.keys()
+    if clash:
+        raise ValueError(
+            f"model_fn uses {sorted(clash)} for a variable and for an output of the step. Hooks "
+            "fetch both by name: rename one."
+        )
     return Binding(
         model_fn=model_fn,
         mode=mode,
@@ -169,6 +179,8 @@ def discover(model_fn: ModelFn, mode: str, batch: Batch) -> Binding:
         host=tuple(recipes.host.values()),
         recipes=recipes,
         spec=spec,
+        tags=tags,
+        summaries=summaries,
     )
 
 
@@ -211,43 +223,44 @@ def _why_unavailable(path: str, kind: ArrayLeaf | HostLeaf) -> str:
     )
 
 
-def _check(mode: str, recipes: Recipes, spec: EstimatorSpec) -> None:
-    clash = {*recipes.tags, *RESERVED} & recipes.variables.keys()
-    if clash:
-        raise ValueError(
-            f"model_fn uses {sorted(clash)} for a variable and for an output of the step. Hooks "
-            "fetch both by name: rename one."
-        )
-    if mode != ModeKeys.TRAIN:
-        return
+def _outputs_of_step(
+    mode: str, recipes: Recipes, spec: EstimatorSpec
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Checks the optimizer; returns the tags and summaries of the model_fn and of it together."""
     trainable = {
         name: jax.ShapeDtypeStruct(r.shape, r.dtype)
         for name, r in recipes.variables.items()
         if r.trainable
     }
-    if trainable and spec.train_op is None:
+    if mode != ModeKeys.TRAIN or (not trainable and spec.train_op is None):
+        return recipes.tags, recipes.summaries
+    if spec.train_op is None:
         raise ValueError(
             f"Missing train_op: the model has trainable variables, {sorted(trainable)}. Return "
             "EstimatorSpec(mode, loss=loss, train_op=optax.adam(1e-3)), for example."
         )
-    if spec.train_op is not None:
-        _check_train_op(spec.train_op, trainable)
-
-
-def _check_train_op(train_op: Any, trainable: dict[str, jax.ShapeDtypeStruct]) -> None:
-    """Refuses an optimizer that holds a traced array: tracing it would not notice."""
+    train_op, frame = spec.train_op, Frame()
+    frame.tags = dict.fromkeys(recipes.tags)
+    frame.summaries = dict.fromkeys(recipes.summaries)
 
     def update(variables: dict[str, jax.Array]) -> Any:
-        return apply_train_op(train_op, variables, train_op.init(variables), variables, 0.0)
+        state = train_op.init(variables)
+        return run(frame, apply_train_op, train_op, variables, state, variables, jnp.float32(0))
 
-    if any(
-        isinstance(const, jax.core.Tracer) for const in jax.make_jaxpr(update)(trainable).consts
-    ):
+    # Tracing does not notice that an optimizer holds a traced array of the model_fn's.
+    traced = jax.make_jaxpr(update)(trainable)
+    if any(isinstance(const, jax.core.Tracer) for const in traced.consts):
         raise ValueError(
             "EstimatorSpec: train_op holds a value that model_fn computed from the batch, a "
             "learning rate for example. Give the optimizer a number or an optax schedule, which "
             "is a function of the step."
         )
+    if frame.variables:
+        raise ValueError(
+            f"train_op asks for the variables {sorted(frame.variables)}. An optax transformation "
+            "keeps what it needs in its own state: return it from `init` and `update`."
+        )
+    return tuple(frame.tags), tuple(frame.summaries)
 
 
 def apply_train_op(

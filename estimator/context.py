@@ -56,7 +56,7 @@ class Frame:
         self.variables: dict[str, Any] = {}
         self.writes: dict[str, jax.Array] = {}
         self.host_recipes: dict[str, Any] = {}
-        self.tags: dict[str, jax.Array] = {}
+        self.tags: dict[str, Any] = {}
         self.summaries: dict[str, Any] = {}
         self.key_counts: Counter[str] = Counter()
         self.opened: defaultdict[str, set[str]] = defaultdict(set)

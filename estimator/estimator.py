@@ -13,7 +13,6 @@ import contextlib
 import copy
 import functools
 import logging
-import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -214,7 +213,9 @@ class Estimator:
                 )
             live = self._variables.for_reading(first.binding, placement, path)
             feed.work_ahead(prefetch_depth(self._config.prefetch, first.binding, placement))
-            session = ReadSession(live, first.binding, ["loss"], self._writers, self.eval_dir(name))
+            session = ReadSession(
+                live, first.binding, ["loss", "summaries"], self._writers, self.eval_dir(name)
+            )
             bar = ProgressBarHook("evaluate", last=steps)
             all_hooks = [*given_hooks, *first.binding.spec.evaluation_hooks, bar]
             with HookedRun(session, all_hooks) as run:
@@ -404,27 +405,25 @@ class Estimator:
         shown = ", ".join(f"{key} = {value}" for key, value in sorted(results.items()))
         _LOG.info("Saving dict for global step %d: %s", step, shown)
         writer = self._writers.get(self.eval_dir(name))
-        scalars = {
-            key: float(value)
-            for key, value in results.items()
-            if key != "global_step" and isinstance(value, numbers.Real)
-        }
-        writer.add_scalars(step, scalars)
+        numeric = {key: np.asarray(value).dtype.kind in "biuf" for key, value in results.items()}
+        skipped = sorted(key for key, fits in numeric.items() if not fits)
+        if skipped:
+            _LOG.warning("No summary is written of %s: they are no numbers.", skipped)
+        shown_keys = [key for key, fits in numeric.items() if fits and key != "global_step"]
+        writer.add_summaries(step, {key: results[key] for key in shown_keys})
         if path is not None:
             writer.add_text(step, "checkpoint_path", path)
         writer.flush()
 
 
-def _ready(
-    live: Live, placement: Placement, compiled: Callable[[Binding], Any]
-) -> Callable[[Binding], Any]:
+def _ready(live: Live, placement: Placement, compiled: Callable[..., Any]) -> Callable[..., Any]:
     """Returns what gives the step of a binding, its variables checked and placed: once a kind."""
     values = placement.put_state(live.values)
 
     @functools.cache
-    def ready(binding: Binding) -> Any:
+    def ready(binding: Binding, *choices: Any) -> Any:
         check_asked(binding, live)
         asked = {name: values[name] for name in binding.recipes.variables}
-        return functools.partial(compiled(binding), asked)
+        return functools.partial(compiled(binding, *choices), asked)
 
     return ready

@@ -49,7 +49,7 @@ class ReadSession(Session):
         self._live = live
         self._writers = writers
         self._directory = directory
-        self._names = ["global_step", *output_names, *binding.recipes.tags, *live.values]
+        self._names = ["global_step", *output_names, *binding.tags, *live.values]
 
     def names(self) -> list[str]:
         """Returns variables, tags, and what each batch gives."""
@@ -104,6 +104,11 @@ class HookedRun:
         """Calls them before a batch."""
         self._asked = [hook.before_run(self.context) for hook in self._hooks]
 
+    @property
+    def wants_summaries(self) -> bool:
+        """Whether a hook has asked for the summaries of the next batch."""
+        return any(args is not None and args.wants_summaries for args in self._asked)
+
     def after(self, outputs: dict[str, Any]) -> None:
         """Calls them after a batch was sent to the device."""
         self._session.outputs = outputs
@@ -122,7 +127,7 @@ def evaluate(
     *,
     feed: Feed,
     live: Live,
-    ready: Callable[[Binding], Any],
+    ready: Callable[[Binding, bool], Any],
     run: HookedRun,
     steps: int | None,
 ) -> dict[str, Any]:
@@ -131,7 +136,8 @@ def evaluate(
     Args:
         feed: the batches.
         live: the variables' step and seed.
-        ready: gives the compiled step of a binding, its variables handed over.
+        ready: gives the compiled step of a binding, with or without summaries, its variables
+            handed over.
         run: the hooks, begun.
         steps: how many batches at the most; None: all.
 
@@ -155,12 +161,13 @@ def evaluate(
             break
         run.before()
         counters = (np.int32(live.step), np.uint32(live.seed), np.int32(count))
-        batch_loss, metrics, tags = ready(item.binding)(counters, item.inputs)
+        step = ready(item.binding, run.wants_summaries)
+        batch_loss, metrics, outputs = step(counters, item.inputs)
         for leaf in jax.tree.leaves((batch_loss, metrics)):
             leaf.copy_to_host_async()
         waiting.append((batch_loss, metrics))
         count += 1
-        run.after({"loss": batch_loss, **tags})
+        run.after({"loss": batch_loss, **outputs})
         _log_progress(count, steps)
         if len(waiting) >= _AHEAD:
             add_up()

@@ -17,6 +17,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from estimator.summary import Text
+from estimator.summary_protos import summary_values
+
 _FLUSH_SECONDS = 1.0
 
 
@@ -35,16 +38,25 @@ class EventWriter:
 
     def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds one number for each tag."""
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        values = [Summary.Value(tag=t, simple_value=float(v)) for t, v in scalars.items()]
-        self._add(step, Summary(value=values))
+        self.add_summaries(step, {tag: float(value) for tag, value in scalars.items()})
 
     def add_text(self, step: int, tag: str, text: str) -> None:
         """Adds a text, shown on TensorBoard's text page."""
-        from tensorboardX.summary import text as text_summary
+        self.add_summaries(step, {tag: Text(None, (text,))})
 
-        self._add(step, text_summary(tag, text))
+    def add_summaries(self, step: int, summaries: Mapping[str, Any]) -> None:
+        """Adds numbers, arrays, and what `session.run("summaries")` gives, by tag.
+
+        Args:
+            step: the global step.
+            summaries: values by tag, fetched with `jax.device_get`.
+        """
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [v for tag, value in summaries.items() for v in summary_values(tag, value)]
+        self._records.append(_record(_event(step=step, summary=Summary(value=values))))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
 
     def flush(self) -> None:
         """Writes what was added; without it, that happens about once a second.
@@ -70,11 +82,6 @@ class EventWriter:
             ) from error
         self._records = []
         self._flushed = time.monotonic()
-
-    def _add(self, step: int, summary: Any) -> None:
-        self._records.append(_record(_event(step=step, summary=summary)))
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self.flush()
 
 
 class EventWriters:

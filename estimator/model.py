@@ -31,9 +31,9 @@ class Model:
         """Returns the compiled training steps of a binding, for states of that structure."""
         return self._once((binding, structure), lambda: steps.TrainSteps(binding, structure))
 
-    def eval_step(self, binding: Binding) -> Any:
-        """Returns the compiled evaluation step of a binding."""
-        return self._once((binding, None), lambda: steps.eval_step(binding))
+    def eval_step(self, binding: Binding, summaries: bool) -> Any:
+        """Returns the compiled evaluation step of a binding, with or without summaries."""
+        return self._once((binding, summaries), lambda: steps.eval_step(binding, summaries))
 
     def predict_step(self, binding: Binding, keys: tuple[str, ...] | None) -> Any:
         """Returns the compiled prediction step of a binding, for some of the answers."""

@@ -159,7 +159,9 @@ class StepCounterHook(SessionRunHook):
 
 
 class SummarySaverHook(SessionRunHook):
-    """Writes the loss and the model_fn's summaries every so many steps or seconds.
+    """Writes the model_fn's summaries, in training the loss too, every so many steps or seconds.
+
+    Among the `evaluation_hooks` of a spec it writes those of an evaluation's first batch.
 
     Args:
         save_steps: steps between two summaries; the first step is written.
@@ -179,19 +181,24 @@ class SummarySaverHook(SessionRunHook):
         self._output_dir = output_dir
         self._writer = summary_writer
         self._wanted = False
+        self._before = -1
+        self._stands_still = False
 
     def begin(self) -> None:
         """Begins to count anew."""
         self._timer.reset()
+        self._stands_still = False
 
     def after_create_session(self, session: Session, coord: Any) -> None:
-        """Checks that there are summaries: in training."""
+        """Checks that the run has summaries: predict has none."""
         session.check("summaries", "SummarySaverHook")
 
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
         """Asks for the summaries, if it is time: only then the step computes them."""
         session = run_context.session
-        self._wanted = self._timer.is_due_within(session.global_step, session.block)
+        self._before = session.global_step
+        due = self._timer.is_due_within(session.global_step, session.block)
+        self._wanted = due and not self._stands_still
         return SessionRunArgs("summaries") if self._wanted else None
 
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
@@ -200,8 +207,10 @@ class SummarySaverHook(SessionRunHook):
         if not self._wanted or not self._timer.should_trigger_for_step(session.global_step):
             return
         self._timer.update_last_triggered_step(session.global_step)
+        # An evaluation makes no steps: its first batch is all that is written.
+        self._stands_still = session.global_step == self._before
         writer = self._writer or session.summary_writer(self._output_dir)
-        writer.add_scalars(session.global_step, jax.device_get(run_values.results))
+        writer.add_summaries(session.global_step, jax.device_get(run_values.results))
 
     def close(self) -> None:
         """Writes what its own writer still holds; the run's is written by the run."""

@@ -113,6 +113,11 @@ class SessionRunArgs:
     feed_dict: None = None
     options: None = None
 
+    @property
+    def wants_summaries(self) -> bool:
+        """Whether summaries are among the fetches: only then a step computes them."""
+        return self.fetches == "summaries" or "summaries" in jax.tree.leaves(self.fetches)
+
 
 @dataclasses.dataclass(frozen=True)
 class SessionRunValues:

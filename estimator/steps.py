@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from estimator.binding import Binding, apply_train_op
-from estimator.context import Frame
+from estimator.context import Frame, run
 from estimator.train_state import TrainState
 
 Outputs = dict[str, Any]
@@ -47,7 +47,7 @@ class TrainSteps:
 
         self.one = compiled(functools.partial(_train_step, summaries=False))
         # Without summaries of its own a model needs no second program.
-        summarised = bool(binding.recipes.summaries)
+        summarised = bool(binding.summaries)
         self.with_summaries = (
             compiled(functools.partial(_train_step, summaries=True)) if summarised else self.one
         )
@@ -77,12 +77,16 @@ def start_opt_state(binding: Binding, values: dict[str, Any], out_shardings: Any
     return made({name: values[name] for name in binding.trainable})
 
 
-def eval_step(binding: Binding) -> Any:
-    """Returns the compiled `(values, step_seed_batch, inputs) -> (loss, metrics, tags)`."""
+def eval_step(binding: Binding, summaries: bool = False) -> Any:
+    """Returns the compiled `(values, step_seed_batch, inputs) -> (loss, metrics, outputs)`.
+
+    Outputs are the tags, and `summaries` if they are asked for.
+    """
 
     def step(values: Any, counters: Any, inputs: Any) -> Any:
         spec, frame = _call(binding, values, counters, inputs)
-        return spec.loss, spec.eval_metric_ops, frame.tags
+        outputs = {**frame.tags, "summaries": frame.summaries} if summaries else frame.tags
+        return spec.loss, spec.eval_metric_ops, outputs
 
     return jax.jit(step)
 
@@ -139,15 +143,21 @@ def _train_step(
     opt_state = state.opt_state
     if trainable:
         (loss, aux), gradients = jax.value_and_grad(loss_fn, has_aux=True)(trainable)
+        writes, tags, made = aux
+        # A frame of its own: the gradient ended the other one's trace.
+        frame = Frame(state.values, writable=False, key=state.key, step=state.step)
+        frame.tags, frame.summaries = dict(tags), dict(made)
         train_op = binding.spec.train_op
-        updates, opt_state = apply_train_op(train_op, gradients, opt_state, trainable, loss)
+        updates, opt_state = run(
+            frame, apply_train_op, train_op, gradients, opt_state, trainable, loss
+        )
+        tags, made = frame.tags, frame.summaries
         trainable = optax.apply_updates(trainable, updates)
     else:
-        loss, aux = loss_fn(trainable)
-    writes, tags, scalars = aux
+        loss, (writes, tags, made) = loss_fn(trainable)
     outputs = {"loss": loss, **tags}
     if summaries:
-        outputs["summaries"] = scalars
+        outputs["summaries"] = made
     return state.next({**state.values, **writes, **trainable}, opt_state, loss), outputs
 
 
@@ -155,7 +165,7 @@ def _train_block(
     binding: Binding, state: TrainState, stacked: list[Any]
 ) -> tuple[TrainState, Outputs]:
     step = functools.partial(_train_step, binding, summaries=False)
-    if not binding.recipes.summaries:
+    if not binding.summaries:
         state, outputs = jax.lax.scan(step, state, stacked)
         return state, {**jax.tree.map(lambda x: x[-1], outputs), "losses": outputs["loss"]}
     # Only the last step's summaries can be seen, so only they are computed.

@@ -29,7 +29,6 @@ from estimator.run_config import RunConfig
 from estimator.session import (
     NanLossDuringTrainingError,
     Session,
-    SessionRunArgs,
     SessionRunContext,
     SessionRunHook,
     SessionRunValues,
@@ -100,7 +99,7 @@ class TrainSession(Session):
     def names(self) -> list[str]:
         """Returns variables, tags, and what each step gives."""
         fixed = ["global_step", "loss", "losses", "summaries"]
-        return [*fixed, *self._binding.recipes.tags, *self.state.values]
+        return [*fixed, *self._binding.tags, *self.state.values]
 
     def has(self, name: str) -> bool:
         """Returns whether the value is there now."""
@@ -242,7 +241,7 @@ def run_hooked(
             break
         due = schedule.due(session.global_step + item.count)
         asked = [entry.hook.before_run(context) for entry in due]
-        session.step(item, any(args is not None and _wants_summaries(args) for args in asked))
+        session.step(item, any(args is not None and args.wants_summaries for args in asked))
         for entry, args in zip(due, asked, strict=True):
             results = None if args is None else session.run(args.fetches)
             entry.hook.after_run(context, SessionRunValues(results))
@@ -294,7 +293,3 @@ class _Schedule:
                 entry.wake = _NEVER
         self._always = [entry for entry in self._entries if entry.wake is None]
         self._nearest = min((e.wake for e in self._entries if e.wake is not None), default=_NEVER)
-
-
-def _wants_summaries(args: SessionRunArgs) -> bool:
-    return args.fetches == "summaries" or "summaries" in jax.tree.leaves(args.fetches)

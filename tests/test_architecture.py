@@ -52,6 +52,7 @@ FLOORS = [
     "manifest",
     "retention",
     "checkpoint",
+    "summary_protos",
     "events",
     "timers",
     "stop_hooks",
