@@ -33,6 +33,7 @@ from estimator.report_hooks import (
     StepCounterHook,
     SummarySaverHook,
 )
+from estimator.rowwise import rowwise
 from estimator.run_config import RunConfig
 from estimator.saver import CheckpointSaverHook
 from estimator.scaffold import scaffold_apply
@@ -111,6 +112,7 @@ __all__ = [
     "next_rng_key",
     "numpy_input_fn",
     "pandas_input_fn",
+    "rowwise",
     "scaffold_apply",
     "summary",
     "tag",

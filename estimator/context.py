@@ -35,6 +35,7 @@ class Frame:
         step: the global step, a scalar.
         host: the arrays that host recipes made of this batch, by recipe name; or, while
             discovering, a function that makes one.
+        mesh: the devices that the batch is split over; None: there is one.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Frame:
         key: jax.Array | None = None,
         step: Any = None,
         host: Mapping[str, jax.Array] | Callable[[Any], Any] | None = None,
+        mesh: jax.sharding.Mesh | None = None,
     ) -> None:
         self.token = object()
         self.values = values
@@ -52,6 +54,7 @@ class Frame:
         self.key = key
         self.step = step
         self.host = host
+        self.mesh = mesh
         self.scope = ""
         self.variables: dict[str, Any] = {}
         self.writes: dict[str, jax.Array] = {}

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import checkpoint
+from estimator import allocator, checkpoint
 from estimator.arguments import check_count, checked_checkpoint, config_for
 from estimator.binding import Binding
 from estimator.evaluate_loop import HookedRun, ReadSession, evaluate
@@ -67,10 +67,13 @@ class Estimator:
         warm_start_from: WarmStart = None,
     ) -> None:
         self._config = config_for(config, model_dir)
+        if self._config.allocator == "tuned":
+            allocator.tune()
         self._model = Model(ModelFn(model_fn, params, self._config))
         warm_start = check_warm_start(warm_start_from)
         self._variables = LiveVariables(self.model_dir, self._config, warm_start)
         self._writers = EventWriters()
+        self._placement_for = functools.cache(placement_for)
         self._training: TrainSession | None = None
         self._interrupted: str | None = None
 
@@ -153,7 +156,7 @@ class Estimator:
         if max_steps is not None and self._has_reached(max_steps):
             _LOG.info("Skipping training: max_steps=%d was reached already.", max_steps)
             return self
-        placement = placement_for(self._config.train_distribute)
+        placement = self._placement_for(self._config.train_distribute)
         call = TrainCall(
             model=self._model,
             variables=self._variables,
@@ -204,7 +207,7 @@ class Estimator:
         check_count("evaluate", "steps", steps)
         path = checked_checkpoint("evaluate", checkpoint_path)
         self._wait_for_saves()
-        placement = placement_for(self._config.eval_distribute)
+        placement = self._placement_for(self._config.eval_distribute)
         with self._feed(input_fn, ModeKeys.EVAL, placement) as feed:
             first = feed.peek()
             if first is None:
@@ -261,7 +264,7 @@ class Estimator:
             raise TypeError(f"predict: input_fn must be a function, got {input_fn!r}.")
         keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
         keys = None if keys is None else tuple(keys)
-        placement = placement_for(self._config.eval_distribute)
+        placement = self._placement_for(self._config.eval_distribute)
         opened = None if keys is None else self._opened(input_fn, placement, keys)
 
         def answers() -> Iterator[Any]:
@@ -367,7 +370,9 @@ class Estimator:
                 yield from predict(
                     feed=feed,
                     live=live,
-                    ready=_ready(live, placement, lambda b: self._model.predict_step(b, keys)),
+                    ready=_ready(
+                        live, placement, lambda b, mesh: self._model.predict_step(b, mesh, keys)
+                    ),
                     run=run,
                     single=single,
                 )
@@ -424,6 +429,6 @@ def _ready(live: Live, placement: Placement, compiled: Callable[..., Any]) -> Ca
     def ready(binding: Binding, *choices: Any) -> Any:
         check_asked(binding, live)
         asked = {name: values[name] for name in binding.recipes.variables}
-        return functools.partial(compiled(binding, *choices), asked)
+        return functools.partial(compiled(binding, placement.mesh, *choices), asked)
 
     return ready

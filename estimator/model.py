@@ -2,12 +2,14 @@
 
     model = Model(model_fn)
     binding = model.bindings(ModeKeys.TRAIN).discover(batch)
-    model.train_steps(binding, structure).one(leaves, inputs)
+    model.train_steps(binding, structure, mesh).one(leaves, inputs)
 
 A kind of batch is discovered once, and compiles once for each of its sizes.
 """
 
 from typing import Any
+
+from jax.sharding import Mesh
 
 from estimator import steps
 from estimator.batches import Batch
@@ -27,17 +29,22 @@ class Model:
         """Returns the bindings of one mode."""
         return ModeBindings(self.model_fn, mode, self._bindings)
 
-    def train_steps(self, binding: Binding, structure: Any) -> steps.TrainSteps:
+    def train_steps(self, binding: Binding, structure: Any, mesh: Mesh | None) -> steps.TrainSteps:
         """Returns the compiled training steps of a binding, for states of that structure."""
-        return self._once((binding, structure), lambda: steps.TrainSteps(binding, structure))
+        key = (binding, mesh, structure)
+        return self._once(key, lambda: steps.TrainSteps(binding, structure, mesh))
 
-    def eval_step(self, binding: Binding, summaries: bool) -> Any:
+    def eval_step(self, binding: Binding, mesh: Mesh | None, summaries: bool) -> Any:
         """Returns the compiled evaluation step of a binding, with or without summaries."""
-        return self._once((binding, summaries), lambda: steps.eval_step(binding, summaries))
+        summaries = summaries and bool(binding.summaries)
+        key = (binding, mesh, summaries)
+        return self._once(key, lambda: steps.eval_step(binding, mesh, summaries))
 
-    def predict_step(self, binding: Binding, keys: tuple[str, ...] | None) -> Any:
+    def predict_step(
+        self, binding: Binding, mesh: Mesh | None, keys: tuple[str, ...] | None
+    ) -> Any:
         """Returns the compiled prediction step of a binding, for some of the answers."""
-        return self._once((binding, keys), lambda: steps.predict_step(binding, keys))
+        return self._once((binding, mesh, keys), lambda: steps.predict_step(binding, mesh, keys))
 
     def _once(self, key: Any, make: Any) -> Any:
         if key not in self._compiled:

@@ -8,12 +8,15 @@ depend on how many there are.
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+_LOG = logging.getLogger(__name__)
 
 
 class Placement:
@@ -23,6 +26,11 @@ class Placement:
     def moves_batches(self) -> bool:
         """Whether a batch must travel: not on a CPU, where a step reads numpy memory itself."""
         return jax.default_backend() != "cpu"
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that batches are split over; None: there is one."""
+        return None
 
     @property
     def in_flight(self) -> int | None:
@@ -52,12 +60,19 @@ class MeshPlacement(Placement):
     """Batches split over the devices of a mesh, the state on each of them."""
 
     def __init__(self, devices: Sequence[jax.Device]) -> None:
-        mesh = jax.sharding.Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
-        self._size = len(devices)
+        self._mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
         self._on_cpu = devices[0].platform == "cpu"
-        self._split = NamedSharding(mesh, PartitionSpec("data"))
-        self._split_block = NamedSharding(mesh, PartitionSpec(None, "data"))
-        self._copied = NamedSharding(mesh, PartitionSpec())
+        self._split = NamedSharding(self._mesh, PartitionSpec("data"))
+        self._split_block = NamedSharding(self._mesh, PartitionSpec(None, "data"))
+        self._copied = NamedSharding(self._mesh, PartitionSpec())
+        # Whether a batch was split so far, and whether it was told that none is.
+        self._has_split = False
+        self._has_told = False
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices, along one axis."""
+        return self._mesh
 
     @property
     def moves_batches(self) -> bool:
@@ -87,17 +102,41 @@ class MeshPlacement(Placement):
         return jax.device_put(state, self._copied)
 
     def _put(self, inputs: list[Any], axis: int, split: NamedSharding) -> list[Any]:
-        divides = all(x.ndim <= axis or x.shape[axis] % self._size == 0 for x in inputs)
+        rows = [x.shape[axis] for x in inputs if x.ndim > axis]
+        divides = all(count % self._mesh.size == 0 for count in rows)
+        if divides:
+            self._has_split = self._has_split or bool(rows)
+        elif not self._has_split:
+            self._tell(rows)
         to = [split if divides and x.ndim > axis else self._copied for x in inputs]
         return jax.device_put(inputs, to)
+
+    def _tell(self, rows: list[int]) -> None:
+        """Warns, once, of an input whose batches all go whole to each device."""
+        if not self._has_told:
+            self._has_told = True
+            _LOG.warning(
+                "DataParallel: batches of %s rows do not divide over %d devices, so each device "
+                "computes them whole: the numbers are right, but nothing is gained. Choose a batch "
+                "size that is a multiple of %d.",
+                "/".join(str(count) for count in sorted(set(rows))),
+                self._mesh.size,
+                self._mesh.size,
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class DataParallel:
     """Splits each batch over several devices.
 
+    The cores of a CPU can be several devices, too, which is the fastest way to use them for a
+    recurrent model: `jax.config.update("jax_num_cpu_devices", 2)` before anything else uses JAX.
+
     Attributes:
         devices: which; None: all of JAX's local devices.
+
+    Raises:
+        ValueError: if it names no device, one twice, or devices of several kinds.
     """
 
     devices: tuple[jax.Device, ...] | None = None
@@ -107,6 +146,13 @@ class DataParallel:
             object.__setattr__(self, "devices", tuple(self.devices))
             if not self.devices:
                 raise ValueError("DataParallel: devices is empty. Give at least one, or None.")
+            strange = [device for device in self.devices if not isinstance(device, jax.Device)]
+            kinds = sorted({d.platform for d in self.devices if isinstance(d, jax.Device)})
+            if strange or len(kinds) > 1 or len({*self.devices}) < len(self.devices):
+                raise ValueError(
+                    f"DataParallel: devices are {list(self.devices)}. Give different ones of one "
+                    "kind, such as jax.devices()[:2], or None for all there are."
+                )
 
     def placement(self) -> Placement:
         """Returns the placement on these devices."""

@@ -49,6 +49,9 @@ class RunConfig:
             need every step take blocks apart.
         continue_input: whether a train call that follows one that has ended goes on in its input
             where that one stopped. After a call that was killed it always does.
+        allocator: `"tuned"` keeps large blocks of memory in the process, on Linux with glibc: a
+            recurrent model's step on a CPU is a sixth to a third faster. It holds for the whole
+            process, whose memory then never shrinks; see `estimator/allocator.py`.
 
     Raises:
         ValueError, TypeError: if a setting cannot be.
@@ -68,6 +71,7 @@ class RunConfig:
     prefetch: int | None = None
     steps_per_execution: int = 1
     continue_input: bool = False
+    allocator: str | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -87,6 +91,10 @@ class RunConfig:
         put(self, "save_checkpoints_secs", secs)
         self._check_numbers()
         self._check_seeds()
+        if self.allocator not in (None, "tuned"):
+            raise ValueError(
+                f'RunConfig: allocator must be "tuned" or None, got {self.allocator!r}.'
+            )
         for name in ("train_distribute", "eval_distribute"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, DataParallel):

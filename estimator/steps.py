@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from estimator.binding import Binding, apply_train_op
 from estimator.context import Frame, run
@@ -35,12 +36,13 @@ class TrainSteps:
     Args:
         binding: what the model_fn asks for.
         structure: that of the train state.
+        mesh: the devices that batches are split over; None: there is one.
     """
 
-    def __init__(self, binding: Binding, structure: Any) -> None:
+    def __init__(self, binding: Binding, structure: Any, mesh: Mesh | None) -> None:
         def compiled(step: Callable[..., tuple[TrainState, Outputs]]) -> Any:
             def flat(leaves: list[Any], inputs: list[Any]) -> tuple[list[Any], Outputs]:
-                state, outputs = step(binding, jax.tree.unflatten(structure, leaves), inputs)
+                state, outputs = step(binding, mesh, jax.tree.unflatten(structure, leaves), inputs)
                 return _leaves_of(state, structure), outputs
 
             return jax.jit(flat, donate_argnums=0)
@@ -77,25 +79,25 @@ def start_opt_state(binding: Binding, values: dict[str, Any], out_shardings: Any
     return made({name: values[name] for name in binding.trainable})
 
 
-def eval_step(binding: Binding, summaries: bool = False) -> Any:
+def eval_step(binding: Binding, mesh: Mesh | None, summaries: bool) -> Any:
     """Returns the compiled `(values, step_seed_batch, inputs) -> (loss, metrics, outputs)`.
 
     Outputs are the tags, and `summaries` if they are asked for.
     """
 
     def step(values: Any, counters: Any, inputs: Any) -> Any:
-        spec, frame = _call(binding, values, counters, inputs)
+        spec, frame = _call(binding, mesh, values, counters, inputs)
         outputs = {**frame.tags, "summaries": frame.summaries} if summaries else frame.tags
         return spec.loss, spec.eval_metric_ops, outputs
 
     return jax.jit(step)
 
 
-def predict_step(binding: Binding, keys: tuple[str, ...] | None) -> Any:
+def predict_step(binding: Binding, mesh: Mesh | None, keys: tuple[str, ...] | None) -> Any:
     """Returns the compiled `(values, step_seed_batch, inputs) -> (predictions, tags)`."""
 
     def step(values: Any, counters: Any, inputs: Any) -> Any:
-        spec, frame = _call(binding, values, counters, inputs)
+        spec, frame = _call(binding, mesh, values, counters, inputs)
         answers = spec.predictions
         return answers if keys is None else {key: answers[key] for key in keys}, frame.tags
 
@@ -132,10 +134,10 @@ def _leaves_of(state: TrainState, structure: Any) -> list[Any]:
 
 
 def _train_step(
-    binding: Binding, state: TrainState, inputs: list[Any], summaries: bool
+    binding: Binding, mesh: Mesh | None, state: TrainState, inputs: list[Any], summaries: bool
 ) -> tuple[TrainState, Outputs]:
     def loss_fn(trainable: dict[str, Any]) -> tuple[jax.Array, Any]:
-        frame = Frame({**state.values, **trainable}, key=state.key, step=state.step)
+        frame = Frame({**state.values, **trainable}, key=state.key, step=state.step, mesh=mesh)
         loss = binding.call(frame, inputs).loss
         return loss, (frame.writes, frame.tags, frame.summaries)
 
@@ -162,21 +164,21 @@ def _train_step(
 
 
 def _train_block(
-    binding: Binding, state: TrainState, stacked: list[Any]
+    binding: Binding, mesh: Mesh | None, state: TrainState, stacked: list[Any]
 ) -> tuple[TrainState, Outputs]:
-    step = functools.partial(_train_step, binding, summaries=False)
+    step = functools.partial(_train_step, binding, mesh, summaries=False)
     if not binding.summaries:
         state, outputs = jax.lax.scan(step, state, stacked)
         return state, {**jax.tree.map(lambda x: x[-1], outputs), "losses": outputs["loss"]}
     # Only the last step's summaries can be seen, so only they are computed.
     before, last = [x[:-1] for x in stacked], [x[-1] for x in stacked]
     state, outputs = jax.lax.scan(step, state, before)
-    state, final = _train_step(binding, state, last, summaries=True)
+    state, final = _train_step(binding, mesh, state, last, summaries=True)
     return state, {**final, "losses": jnp.append(outputs["loss"], final["loss"])}
 
 
-def _call(binding: Binding, values: Any, counters: Any, inputs: Any) -> Any:
+def _call(binding: Binding, mesh: Mesh | None, values: Any, counters: Any, inputs: Any) -> Any:
     step, seed, batch = counters
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), batch + 1)
-    frame = Frame(values, writable=False, key=key, step=step)
+    frame = Frame(values, writable=False, key=key, step=step, mesh=mesh)
     return binding.call(frame, inputs), frame

@@ -65,7 +65,7 @@ class TrainSession(Session):
         seed: int,
         feed: Feed,
         binding: Binding,
-        compiled: Callable[[Binding, Any], steps.TrainSteps],
+        compiled: Callable[[Binding, Any, Any], steps.TrainSteps],
         placement: Placement,
         config: RunConfig,
         model_dir: str,
@@ -152,7 +152,8 @@ class TrainSession(Session):
                 binding, Live(self.state.values, self.global_step, self._seed, names)
             )
             self._seen.add(binding)
-        self._current, self._steps = binding, self._compiled(binding, self._structure)
+        mesh = self._placement.mesh
+        self._current, self._steps = binding, self._compiled(binding, self._structure, mesh)
 
     def bad_step(self) -> int | None:
         """Returns the first step whose loss was not finite, waiting for the device."""
