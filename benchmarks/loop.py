@@ -11,7 +11,6 @@ machine nothing else to do. The Estimator runs with its default hooks.
 import argparse
 import functools
 import itertools
-import json
 import statistics
 import subprocess
 import sys
@@ -22,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from measure import REPETITIONS, Stopwatch, compare, report
 
 import estimator as est
 
 TINY = ((4, 10, 10, 3), 32)
 MLP = ((784, 256, 128, 10), 128)
-REPETITIONS = 9
 
 
 def make_data(sizes, batch, batches=64):
@@ -129,29 +128,6 @@ class ByHand:
         return count / (time.perf_counter() - begin)
 
 
-class Stopwatch(est.SessionRunHook):
-    """Times a train call from one step to another, waiting for the device at both."""
-
-    def __init__(self, first, last):
-        self.marks = [first, last]
-        self.times = []
-
-    def after_create_session(self, session, coord):
-        self.marks = [session.global_step + mark for mark in self.marks]
-
-    def before_run(self, run_context):
-        return est.SessionRunArgs("loss")
-
-    def after_run(self, run_context, run_values):
-        if run_context.session.global_step == self.marks[len(self.times)]:
-            run_values.results.block_until_ready()
-            self.times.append(time.perf_counter())
-
-    def next_step(self, global_step):
-        later = [mark for mark in self.marks if mark > global_step]
-        return later[0] if later else self.marks[-1]
-
-
 def make_estimator(sizes, **config):
     """Returns an Estimator in a new directory."""
     return est.Estimator(
@@ -160,22 +136,6 @@ def make_estimator(sizes, **config):
         params={"sizes": sizes},
         config=est.RunConfig(random_seed=0, **config),
     )
-
-
-def compare(name, unit, here, by_hand, wanted):
-    """Measures both in turn and prints a line."""
-    here(), by_hand()
-    pairs = [(here(), by_hand()) for _ in range(REPETITIONS)]
-    ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
-    report(
-        case=name, unit=unit, here=ours, by_hand=theirs, ratio=ours / theirs, wanted_ratio=wanted
-    )
-
-
-def report(**line):
-    """Prints one JSON line."""
-    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
-    print(json.dumps(rounded), flush=True)
 
 
 def train_case(name, model, steps, wanted, **config):
