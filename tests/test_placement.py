@@ -131,10 +131,65 @@ def test_first_values_do_not_depend_on_the_devices(tmp_path):
     np.testing.assert_array_equal(one, four)
 
 
-def test_200_steps_on_4_devices_come_to_an_end(model_dir):
-    estimator = make(deep, model_dir, train_distribute=on(4), log_step_count_steps=None)
-    estimator.train(lambda: batches(1, rows=8)[0], steps=200)
-    assert steps_of(estimator) == [0, 200]
+@pytest.mark.parametrize("count", [2, 4])
+def test_500_steps_on_several_devices_come_to_an_end(model_dir, count):
+    estimator = make(deep, model_dir, train_distribute=on(count), log_step_count_steps=None)
+    estimator.train(lambda: batches(1, rows=8)[0], steps=500)
+    assert steps_of(estimator) == [0, 500]
+
+
+@pytest.mark.parametrize("rows", [8, 6])
+def test_adam_on_several_devices_agrees_to_four_digits(tmp_path, rows):
+    """It divides by the root of tiny second moments, which magnifies the rounding of sums."""
+
+    def model_fn(features, labels, mode):
+        spec = deep(features, labels, mode)
+        return spec._replace(train_op=optax.adam(0.01))
+
+    data = batches(20, rows=rows)
+    made = []
+    for count in (None, 2, 4):
+        settings = {} if count is None else {"train_distribute": on(count)}
+        made.append(make(model_fn, str(tmp_path / str(count)), **settings).train(lambda: data))
+    assert_close(values_of(made[1]), values_of(made[0]), 1e-4)
+    assert_close(values_of(made[2]), values_of(made[0]), 1e-4)
+
+
+def told(caplog):
+    return [text for text in caplog.messages if "do not divide" in text]
+
+
+def test_an_input_whose_batches_never_divide_is_told_once(model_dir, caplog):
+    estimator = make(deep, model_dir, train_distribute=on(4), eval_distribute=on(4))
+    for _ in range(2):
+        estimator.train(lambda: batches(3, rows=6))
+    estimator.evaluate(lambda: batches(3, rows=6))
+    assert told(caplog) == [
+        "DataParallel: batches of 6 rows do not divide over 4 devices, so each device computes "
+        "them whole: the numbers are right, but nothing is gained. Choose a batch size that is a "
+        "multiple of 4."
+    ]
+
+
+def test_a_short_last_batch_is_not_worth_a_word(model_dir, caplog):
+    estimator = make(deep, model_dir, train_distribute=on(4))
+    estimator.train(lambda: SIZES["uneven"])
+    assert told(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        ([], "devices is empty. Give at least one, or None"),
+        (["cpu:0"], r"devices are \['cpu:0'\]. Give different ones of one kind"),
+        ([0, 1], r"devices are \[0, 1\]"),
+        (jax.devices()[:1] * 2, "Give different ones"),
+    ],
+    ids=["none", "strings", "numbers", "twice"],
+)
+def test_devices_that_are_none_are_refused(devices, message):
+    with pytest.raises(ValueError, match=message):
+        est.DataParallel(devices)
 
 
 def test_a_state_lives_on_all_devices_and_a_batch_is_split(model_dir):
