@@ -6,6 +6,7 @@ Law: memory stays bounded, and the device never waits for the host to add up.
 """
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from estimator.session import (
     SessionRunContext,
     SessionRunHook,
     SessionRunValues,
+    giving_back,
 )
 from estimator.steps import copy
 
@@ -75,6 +77,10 @@ class ReadSession(Session):
         """Returns the event writer of a directory, by default that of the run."""
         return self._writers.get(directory or self._directory)
 
+    def flush(self) -> None:
+        """Writes what hooks have given to any event writer."""
+        self._writers.flush()
+
 
 class HookedRun:
     """Calls hooks around the batches of a run that does not train; entered, it begins."""
@@ -84,21 +90,22 @@ class HookedRun:
         self._hooks = hooks
         self._asked: list[Any] = []
         self.context = SessionRunContext(session)
+        self._held = giving_back(*(hook.close for hook in hooks), session.flush)
 
     def __enter__(self) -> "HookedRun":
+        self._held.__enter__()
         try:
             for hook in self._hooks:
                 hook.begin()
             for hook in self._hooks:
                 hook.after_create_session(self._session, None)
         except BaseException:
-            self.__exit__()
+            self.__exit__(*sys.exc_info())
             raise
         return self
 
-    def __exit__(self, *error: object) -> None:
-        for hook in self._hooks:
-            hook.close()
+    def __exit__(self, *error: Any) -> None:
+        self._held.__exit__(*error)
 
     def before(self) -> None:
         """Calls them before a batch."""
@@ -167,7 +174,7 @@ def evaluate(
             leaf.copy_to_host_async()
         waiting.append((batch_loss, metrics))
         count += 1
-        run.after({"loss": batch_loss, **outputs})
+        run.after({"loss": batch_loss, "summaries": {}, **outputs})
         _log_progress(count, steps)
         if len(waiting) >= _AHEAD:
             add_up()

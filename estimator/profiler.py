@@ -9,7 +9,6 @@ import jax
 
 from estimator.session import (
     Session,
-    SessionRunArgs,
     SessionRunContext,
     SessionRunHook,
     SessionRunValues,
@@ -42,18 +41,17 @@ class ProfilerHook(SessionRunHook):
         """Notes where the run starts."""
         self._first = session.global_step - session.batches
 
-    def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
+    def before_run(self, run_context: SessionRunContext) -> None:
         """Starts a trace, if it is time."""
         session = run_context.session
         if self._timer.is_due_within(session.batches, session.block):
             jax.profiler.start_trace(self._output_dir or ".")
             self._tracing = True
-        return SessionRunArgs("loss")
 
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Waits for the traced step and writes it."""
         if self._tracing:
-            jax.block_until_ready(run_values.results)
+            jax.block_until_ready(run_context.session.outputs)
             self.close()
             self._timer.update_last_triggered_step(run_context.session.batches)
 

@@ -31,7 +31,7 @@ class LoggingTensorHook(SessionRunHook):
     """Logs values every so many steps or seconds.
 
     Args:
-        tensors: names to fetch: a dict from what to show to the name, or a list of names.
+        tensors: names to fetch: a dict from what to show to the name, a list of names, or one.
         every_n_iter: steps between two lines; the first step is shown.
         every_n_secs: seconds between two lines.
         at_end: whether to log at the end of the run, too.
@@ -44,7 +44,7 @@ class LoggingTensorHook(SessionRunHook):
 
     def __init__(
         self,
-        tensors: Mapping[str, str] | Sequence[str],
+        tensors: Mapping[str, str] | Sequence[str] | str,
         every_n_iter: int | None = None,
         every_n_secs: float | None = None,
         at_end: bool = False,
@@ -57,6 +57,7 @@ class LoggingTensorHook(SessionRunHook):
             raise ValueError("LoggingTensorHook: give every_n_iter, every_n_secs or at_end=True.")
         if every_n_iter is not None and every_n_iter <= 0:
             raise ValueError(f"LoggingTensorHook: every_n_iter must be > 0, got {every_n_iter}.")
+        tensors = [tensors] if isinstance(tensors, str) else tensors
         self._tensors = dict(tensors) if isinstance(tensors, Mapping) else {n: n for n in tensors}
         timed = every_n_iter is not None or every_n_secs is not None
         self._timer = SecondOrStepTimer(every_n_secs, every_n_iter) if timed else None
@@ -78,7 +79,7 @@ class LoggingTensorHook(SessionRunHook):
         """Asks for the values, if it is time."""
         session = run_context.session
         due = self._timer and self._timer.is_due_within(session.batches, session.block)
-        return SessionRunArgs(self._tensors) if due else None
+        return SessionRunArgs(self._tensors if self._is_heard() else {}) if due else None
 
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Logs, if it is time."""
@@ -90,7 +91,11 @@ class LoggingTensorHook(SessionRunHook):
 
     def end(self, session: Session) -> None:
         """Logs the last values."""
-        if self._at_end and all(session.has(name) for name in self._tensors.values()):
+        if (
+            self._at_end
+            and self._is_heard()
+            and all(session.has(name) for name in self._tensors.values())
+        ):
             self._log(session.run(self._tensors), None)
 
     def next_step(self, global_step: int) -> int | None:
@@ -99,9 +104,13 @@ class LoggingTensorHook(SessionRunHook):
             return None
         return step_of_batch(self._first, self._timer.next_step(global_step - self._first))
 
+    def _is_heard(self) -> bool:
+        """Whether anybody listens: else values are neither fetched nor waited for."""
+        return self._formatter is not None or _LOG.isEnabledFor(logging.INFO)
+
     def _log(self, values: Mapping[str, Any], seconds: float | None) -> None:
-        if self._formatter is None and not _LOG.isEnabledFor(logging.INFO):
-            return  # nobody listens: do not wait for the values
+        if not self._is_heard():
+            return
         shown = {name: np.asarray(value) for name, value in values.items()}
         if self._formatter is not None:
             _LOG.info(self._formatter(shown))
@@ -135,6 +144,13 @@ class StepCounterHook(SessionRunHook):
     def begin(self) -> None:
         """Begins to count anew."""
         self._timer.reset()
+
+    def after_create_session(self, session: Session, coord: Any) -> None:
+        """Checks that the run makes steps."""
+        if "losses" not in session.names():
+            raise ValueError(
+                "StepCounterHook: evaluate and predict make no steps. Give it to train."
+            )
 
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Measures, if it is time."""
@@ -237,6 +253,10 @@ class FinalOpsHook(SessionRunHook):
         refuse_tracers(final_ops, "FinalOpsHook")
         self._final_ops = final_ops
         self.final_ops_values: Any = None
+
+    def begin(self) -> None:
+        """Forgets the values of the run before."""
+        self.final_ops_values = None
 
     def after_create_session(self, session: Session, coord: Any) -> None:
         """Checks the names."""

@@ -42,13 +42,16 @@ class CheckpointSaverHook(SessionRunHook):
     ) -> None:
         self._directory = checkpoint_dir
         self._timer = SecondOrStepTimer(save_secs, save_steps)
+        self._stops = False
         self._listeners = list(
             check_hooks(listeners, CheckpointSaverListener, "CheckpointSaverHook: listeners")
         )
 
     def add_listeners(self, listeners: Sequence[CheckpointSaverListener]) -> None:
         """Adds listeners that are not there yet."""
-        self._listeners += [new for new in listeners if new not in self._listeners]
+        for new in listeners:
+            if new not in self._listeners:
+                self._listeners.append(new)
 
     def begin(self) -> None:
         """Begins to count anew."""
@@ -58,12 +61,13 @@ class CheckpointSaverHook(SessionRunHook):
 
     def after_create_session(self, session: Session, coord: Any) -> None:
         """Saves the step the run starts from."""
-        self._save(session)
+        self._stops = self._save(session)
 
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Saves, if it is time."""
         session = run_context.session
-        if self._timer.should_trigger_for_step(session.global_step) and self._save(session):
+        due = self._timer.should_trigger_for_step(session.global_step)
+        if self._stops or (due and self._save(session)):
             run_context.request_stop()
 
     def end(self, session: Session) -> None:
@@ -74,8 +78,8 @@ class CheckpointSaverHook(SessionRunHook):
             listener.end(session, session.global_step)
 
     def next_step(self, global_step: int) -> int | None:
-        """Returns the step of the next save."""
-        return self._timer.next_step(global_step)
+        """Returns the step of the next save; the next one, if the first save asked to stop."""
+        return global_step + 1 if self._stops else self._timer.next_step(global_step)
 
     def _save(self, session: Session) -> bool:
         """Saves, and returns whether the run should stop."""

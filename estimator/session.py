@@ -13,13 +13,17 @@ nothing in between.
 """
 
 import abc
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from estimator.messages import did_you_mean
+
+_LOG = logging.getLogger(__name__)
 
 
 class Session(abc.ABC):
@@ -29,11 +33,13 @@ class Session(abc.ABC):
         global_step: the number of the training steps made so far, an int that costs nothing to
             read.
         batches: the number of batches that this run has seen so far.
+        outputs: what the last step gave by name: arrays that may still be on their way.
         block: how many batches the next step sees at the most.
     """
 
     global_step: int
     batches: int
+    outputs: dict[str, Any]
     block: int = 1
 
     @abc.abstractmethod
@@ -197,6 +203,34 @@ class CheckpointSaverListener:
 
 class NanLossDuringTrainingError(RuntimeError):
     """The loss, or a variable, is no longer a finite number."""
+
+
+@contextlib.contextmanager
+def giving_back(*steps: Callable[[], None]) -> Iterator[None]:
+    """Runs all the steps when the block is left, though one of them fails.
+
+    The first failure is raised then; behind an error of the block, which it would hide, it is
+    logged.
+    """
+    failures: list[Exception] = []
+
+    def run_all() -> None:
+        for step in steps:
+            try:
+                step()
+            except Exception as failure:
+                failures.append(failure)
+
+    try:
+        yield
+    except BaseException:
+        run_all()
+        for failure in failures:
+            _LOG.error("%s", failure)
+        raise
+    run_all()
+    if failures:
+        raise failures[0]
 
 
 def check_hooks(hooks: Any, kind: type, where: str) -> tuple[Any, ...]:

@@ -24,6 +24,10 @@ class GlobalStepWaiterHook(SessionRunHook):
         self._poll_secs = poll_secs
         self._waited = wait_until_step <= 0
 
+    def begin(self) -> None:
+        """Begins to wait anew."""
+        self._waited = self._wait_until_step <= 0
+
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
         """Waits."""
         while not self._waited:

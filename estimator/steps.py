@@ -87,7 +87,12 @@ def eval_step(binding: Binding, mesh: Mesh | None, summaries: bool) -> Any:
 
     def step(values: Any, counters: Any, inputs: Any) -> Any:
         spec, frame = _call(binding, mesh, values, counters, inputs)
-        outputs = {**frame.tags, "summaries": frame.summaries} if summaries else frame.tags
+        outputs = dict(frame.tags)
+        if summaries:
+            # The results of the evaluation are written later, at this step: theirs win.
+            results = {"loss", *spec.eval_metric_ops}
+            kept = {tag: value for tag, value in frame.summaries.items() if tag not in results}
+            outputs["summaries"] = kept
         return spec.loss, spec.eval_metric_ops, outputs
 
     return jax.jit(step)

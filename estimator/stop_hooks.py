@@ -44,15 +44,20 @@ class StopAtStepHook(SessionRunHook):
             )
         self._num_steps = num_steps
         self._last_step = last_step
+        self._first = 0
 
     def after_create_session(self, session: Session, coord: Any) -> None:
         """Counts from the present step."""
+        self._first = session.global_step - session.batches
         if self._num_steps is not None:
             self._last_step = session.global_step + self._num_steps
 
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Stops at the last step."""
-        if self._last_step is not None and run_context.session.global_step >= self._last_step:
+        session = run_context.session
+        # A number of steps is one of batches where nothing is trained.
+        step = session.global_step if self._num_steps is None else self._first + session.batches
+        if self._last_step is not None and step >= self._last_step:
             run_context.request_stop()
 
     def next_step(self, global_step: int) -> int | None:
@@ -110,7 +115,8 @@ class NanTensorHook(SessionRunHook):
 
     def _is_bad(self, session: Session, value: Any) -> bool:
         step = session.bad_step() if self._name == "loss" else None
-        if step is None and not np.isnan(np.asarray(value)).any():
+        is_good = np.isfinite if self._name == "loss" else _is_no_nan
+        if step is None and is_good(np.asarray(value)).all():
             return False
         step = session.global_step if step is None else step
         message = f"{self._name} was not a finite number at step {step}."
@@ -121,3 +127,8 @@ class NanTensorHook(SessionRunHook):
             )
         _LOG.error("%s The run ends here.", message)
         return True
+
+
+def _is_no_nan(values: np.ndarray) -> np.ndarray:
+    """Returns where a value that is no loss is good: it may be infinite on purpose."""
+    return ~np.isnan(values)

@@ -8,7 +8,7 @@
 
 A summary that no hook asks for is not computed. A tag is part of every step. A SummarySaverHook
 writes the summaries: in TRAIN there is one by default; give one as an evaluation hook to see those
-of an evaluation's first batch.
+of an evaluation's first batch, beside its results; a summary named like a result gives way to it.
 """
 
 import dataclasses

@@ -25,7 +25,7 @@ class SecondOrStepTimer:
         clock: tells the time in seconds.
 
     Raises:
-        ValueError: unless exactly one of the two is given.
+        ValueError: unless exactly one of the two is given, and steps are more than 0.
     """
 
     def __init__(
@@ -39,6 +39,8 @@ class SecondOrStepTimer:
                 "Exactly one of every_secs and every_steps must be given, got "
                 f"every_secs={every_secs} and every_steps={every_steps}."
             )
+        if every_steps is not None and every_steps <= 0:
+            raise ValueError(f"every_steps must be > 0, got {every_steps}.")
         self._every_secs = every_secs
         self._every_steps = every_steps
         self._clock = clock

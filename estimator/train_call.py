@@ -23,7 +23,7 @@ from estimator.report_hooks import LoggingTensorHook, StepCounterHook, SummarySa
 from estimator.run_config import RunConfig
 from estimator.saver import CheckpointSaverHook
 from estimator.scaffold import first_values
-from estimator.session import CheckpointSaverListener, SessionRunHook
+from estimator.session import CheckpointSaverListener, SessionRunHook, giving_back
 from estimator.signals import Interrupt
 from estimator.stop_hooks import NanTensorHook, StopAtStepHook
 from estimator.train_loop import TrainSession, run_hooked
@@ -103,33 +103,17 @@ class TrainCall:
         progress = ProgressBarHook("train", first, self._last_step(first))
         # The last save belongs to the run: a signal must not end the process in the middle of it.
         with Interrupt() as interrupt:
-            try:
+            closing = [hook.close for hook in (*hooks, progress)]
+            with giving_back(*closing, session.close, self.writers.flush):
                 made = run_hooked(
                     session, feed, [*hooks, progress], interrupt, self.config.steps_per_execution
                 )
-            except BaseException:
-                for failure in self._give_back(session, [*hooks, progress]):
-                    _LOG.error("%s", failure)  # raising it would hide the error in flight
-                raise
-            failures = self._give_back(session, [*hooks, progress])
-        if failures:
-            raise failures[0]
         if made > 0:
             _LOG.info("Loss for final step: %s.", session.outputs["loss"])
         elif interrupt.requested is None:
             _LOG.warning("Training made no steps: the input was at its end.")
         self._hand_on(session, ended=interrupt.requested is None)
         return interrupt.requested
-
-    def _give_back(self, session: TrainSession, hooks: Sequence[SessionRunHook]) -> list[Exception]:
-        """Waits for the last save, writes the summaries, closes the hooks; returns what failed."""
-        failures: list[Exception] = []
-        for step in (*(hook.close for hook in hooks), session.close, self.writers.flush):
-            try:
-                step()
-            except Exception as failure:
-                failures.append(failure)
-        return failures
 
     def _begin(self, first: Item, feed: Feed) -> TrainState:
         binding = first.binding

@@ -89,6 +89,7 @@ class TrainSession(Session):
         self._writers = writers
         self._fail_on_nan = fail_on_nan
         self._savers: dict[str, CheckpointWriter] = {}
+        self._saved: set[str] = set()
         self._in_flight: deque[Any] = deque()
 
     @property
@@ -182,10 +183,12 @@ class TrainSession(Session):
 
     def save(self, directory: str, wait: bool) -> None:
         """Saves the state and the position in the input; goes on meanwhile unless `wait`."""
+        directory = os.path.abspath(directory)
         path = os.path.join(directory, "checkpoints", str(self.global_step))
-        begun_from = directory == self._model_dir and self.batches == 0
-        if os.path.isdir(path) and not begun_from:
+        begun_from = directory == os.path.abspath(self._model_dir) and self.batches == 0
+        if os.path.isdir(path) and not begun_from and path not in self._saved:
             _LOG.warning("%s is there already, from another run: it is left as it is.", path)
+        self._saved.add(path)
         if directory not in self._savers:
             self._savers[directory] = CheckpointWriter(
                 directory,

@@ -1,8 +1,10 @@
-"""Hooks: the standard ones and their cadences."""
+"""Hooks: the standard ones and their cadences; the saver has a file of its own."""
 
 import glob
 import logging
+import os
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,8 +23,22 @@ from models import (
     steps_of,
     values_of,
 )
+from test_timers import UNSAVED
 
 import estimator as est
+from estimator.train_loop import TrainSession
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory):
+    """An estimator of a line that saves nothing: each call begins at step 0."""
+    return quiet(str(tmp_path_factory.mktemp("lines") / "model"), **UNSAVED)
+
+
+def steps_in(directory, tag):
+    """Returns the steps at which a tag was written."""
+    return [step for step, _ in scalars(str(directory)).get(tag, [])]
+
 
 # StopAtStepHook.
 
@@ -47,6 +63,27 @@ def test_stop_at_step_counts_anew_or_makes_one_step_more_where_the_last_is_past(
     assert seen == steps
 
 
+def test_stop_at_step_counts_from_the_step_that_was_restored(model_dir):
+    hook = est.StopAtStepHook(num_steps=3)
+    for steps in (3, 6):
+        estimator = quiet(model_dir).train(endless, [hook])
+        assert steps_of(estimator)[-1] == steps
+
+
+@pytest.mark.parametrize(
+    ("given", "limits", "last"),
+    [
+        ([{"num_steps": 5}, {"last_step": 3}], {"steps": 9}, 3),
+        ([{"num_steps": 5}], {"steps": 2}, 2),
+        ([{"last_step": 5}], {"max_steps": 7}, 5),
+    ],
+)
+def test_the_earliest_of_several_stops_ends_the_run(lines, given, limits, last):
+    final = est.FinalOpsHook("global_step")
+    lines.train(endless, [*[est.StopAtStepHook(**g) for g in given], final], **limits)
+    assert final.final_ops_values == last
+
+
 # LoggingTensorHook.
 
 
@@ -69,41 +106,72 @@ def test_logging_refuses_a_cadence_that_is_none(given, message):
     [
         ({"every_n_iter": 1}, [1, 2, 3, 4, 5, 6, 7]),
         ({"every_n_iter": 3}, [1, 4, 7]),
+        ({"every_n_iter": 3, "at_end": True}, [1, 4, 7, 7]),
         ({"every_n_iter": 4, "at_end": True}, [1, 5, 7]),
         ({"every_n_secs": 1e6}, [1]),
+        ({"every_n_secs": 1e6, "at_end": True}, [1, 7]),
         ({"every_n_secs": 0.0}, [1, 2, 3, 4, 5, 6, 7]),
         ({"at_end": True}, [7]),
     ],
 )
-def test_logging_shows_values_at_its_cadence(model_dir, caplog, given, steps):
+def test_logging_shows_values_at_its_cadence_in_each_run(lines, caplog, given, steps):
     hook = est.LoggingTensorHook({"at": "global_step"}, **given)
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "estimator"):
+            lines.train(endless, [hook], steps=7)
+        assert [int(text.split()[2]) for text in lines_of(caplog, "at = ")] == steps
+
+
+@pytest.mark.parametrize(
+    ("tensors", "names"),
+    [
+        (["loss", "global_step", "line/bias"], ["loss", "global_step", "line/bias"]),
+        ({"z": "loss", "a": "global_step", "m": "line/bias"}, ["z", "a", "m"]),
+    ],
+)
+def test_a_line_shows_names_in_the_order_given(lines, caplog, tensors, names):
     with caplog.at_level(logging.INFO, "estimator"):
-        quiet(model_dir).train(endless, [hook], steps=7)
-    shown = [int(text.split()[2]) for text in lines_of(caplog, "at = ")]
-    assert shown == steps
+        lines.train(endless, [est.LoggingTensorHook(tensors, every_n_iter=9)], steps=1)
+    (text,) = lines_of(caplog, f"{names[0]} = ")
+    assert [part.split(" = ")[0] for part in text.split(", ")] == names
 
 
-def test_logging_uses_the_formatter_it_was_given(model_dir, caplog):
+def test_logging_uses_the_formatter_it_was_given(lines, caplog):
     hook = est.LoggingTensorHook(
         ["loss", "line/kernel"],
         every_n_iter=1,
-        formatter=lambda v: f"SHAPE {v['line/kernel'].shape}",
+        formatter=lambda v: f"SHAPE {list(v)} {v['line/kernel'].shape}",
     )
     with caplog.at_level(logging.INFO, "estimator"):
-        quiet(model_dir).train(endless, [hook], steps=1)
-    assert lines_of(caplog, "SHAPE") == ["SHAPE (2,)"]
+        lines.train(endless, [hook], steps=1)
+    assert lines_of(caplog, "SHAPE") == ["SHAPE ['loss', 'line/kernel'] (2,)"]
 
 
-def test_logging_counts_batches_where_nothing_is_trained(model_dir, caplog):
-    estimator = quiet(model_dir)
+def test_logging_fetches_nothing_where_nobody_listens(lines, caplog, monkeypatch):
+    fetched, fetch = [], TrainSession.fetch
+    monkeypatch.setattr(
+        TrainSession, "fetch", lambda s, name: fetched.append(name) or fetch(s, name)
+    )
+    hooks = [est.LoggingTensorHook(["line/kernel"], every_n_iter=2, at_end=True)]
+    with caplog.at_level(logging.WARNING, "estimator"):
+        lines.train(endless, hooks, steps=3)
+    assert "line/kernel" not in fetched
+    with caplog.at_level(logging.INFO, "estimator"):
+        lines.train(endless, hooks, steps=3)
+    assert "line/kernel" in fetched
+
+
+def test_logging_counts_batches_where_nothing_is_trained(lines, caplog):
     for name, call in (
-        ("loss", lambda hook: estimator.evaluate(lambda: batches(5), hooks=[hook])),
-        ("y", lambda hook: list(estimator.predict(lambda: features_only(5), hooks=[hook]))),
+        ("loss", lambda hook: lines.evaluate(lambda: batches(5), hooks=[hook])),
+        ("y", lambda hook: list(lines.predict(lambda: features_only(5), hooks=[hook]))),
     ):
-        caplog.clear()
-        with caplog.at_level(logging.INFO, "estimator"):
-            call(est.LoggingTensorHook({"V": name}, every_n_iter=2))
-        assert len(lines_of(caplog, "V = ")) == 3, name
+        for given, count in (({"every_n_iter": 2}, 3), ({"at_end": True}, 1)):
+            caplog.clear()
+            with caplog.at_level(logging.INFO, "estimator"):
+                call(est.LoggingTensorHook({"V": name}, **given))
+            assert len(lines_of(caplog, "V = ")) == count, name
 
 
 def test_the_loss_is_logged_as_the_config_says(model_dir, caplog):
@@ -113,46 +181,24 @@ def test_the_loss_is_logged_as_the_config_says(model_dir, caplog):
     assert len(lines_of(caplog, "global_step/sec")) == 1
 
 
-# CheckpointSaverHook.
+# StepCounterHook and SummarySaverHook; with a clock: test_timers.py.
 
 
-@pytest.mark.parametrize("given", [{}, {"save_secs": 1, "save_steps": 1}])
-def test_a_saver_needs_exactly_one_cadence(model_dir, given):
-    with pytest.raises(ValueError, match="Exactly one of"):
-        est.CheckpointSaverHook(model_dir, **given)
-
-
-def test_a_saver_refuses_listeners_of_another_type(model_dir):
-    with pytest.raises(TypeError, match="listeners must be CheckpointSaverListener objects"):
-        est.CheckpointSaverHook(model_dir, save_steps=1, listeners=[Notes()])
-
-
-@pytest.mark.parametrize(
-    ("given", "steps"),
-    [
-        ({"save_steps": 2}, [0, 2, 4, 5]),
-        ({"save_secs": 1e6}, [0, 5]),
-        ({"save_secs": 0}, [0, 1, 2, 3, 4, 5]),
-    ],
-)
-def test_a_saver_saves_the_first_step_its_cadence_and_the_last(model_dir, given, steps):
-    estimator = quiet(model_dir, keep_checkpoint_max=None)
-    estimator.train(endless, [est.CheckpointSaverHook(model_dir, **given)], steps=5)
-    assert steps_of(estimator) == steps
-
-
-def test_a_saver_in_evaluate_says_where_it_belongs(model_dir):
-    saver = est.CheckpointSaverHook(model_dir, save_steps=1)
-    with pytest.raises(ValueError, match="Give a CheckpointSaverHook to train"):
-        quiet(model_dir).evaluate(lambda: batches(1), hooks=[saver])
-
-
-# StepCounterHook and SummarySaverHook.
+def test_a_step_counter_needs_a_cadence():
+    with pytest.raises(ValueError, match="Exactly one of every_secs and every_steps"):
+        est.StepCounterHook(every_n_steps=None)
 
 
 def test_steps_a_second_are_written_from_the_second_firing_on(model_dir):
     make(line, model_dir, log_step_count_steps=2).train(endless, steps=10)
-    assert [step for step, _ in scalars(model_dir)["global_step/sec"]] == [3, 5, 7, 9]
+    assert steps_in(model_dir, "global_step/sec") == [3, 5, 7, 9]
+
+
+@pytest.mark.parametrize("hook", [est.SummarySaverHook, est.ProfilerHook])
+@pytest.mark.parametrize("given", [{}, {"save_secs": 1, "save_steps": 1}])
+def test_a_summary_or_profiler_hook_needs_exactly_one_cadence(hook, given):
+    with pytest.raises(ValueError, match="Exactly one of"):
+        hook(**given)
 
 
 @pytest.mark.parametrize(("every", "steps"), [(3, [1, 4, 7, 10]), (1, list(range(1, 11))), (0, [])])
@@ -183,14 +229,47 @@ def test_a_summary_hook_may_write_elsewhere_and_its_cadence_begins_anew_with_eac
     assert scalars(model_dir) == {}
 
 
-@pytest.mark.parametrize("hook", [est.SummarySaverHook, est.ProfilerHook])
-@pytest.mark.parametrize("given", [{}, {"save_secs": 1, "save_steps": 1}])
-def test_a_summary_or_profiler_hook_needs_exactly_one_cadence(hook, given):
-    with pytest.raises(ValueError, match="Exactly one of"):
-        hook(**given)
+def test_several_summary_hooks_write_each_at_its_cadence_the_same_numbers(model_dir, tmp_path):
+    paths = [str(tmp_path / str(n)) for n in (1, 2, 3)]
+    hooks = [
+        est.SummarySaverHook(save_steps=1, output_dir=paths[0]),
+        est.SummarySaverHook(save_steps=2, output_dir=paths[1]),
+        est.SummarySaverHook(save_steps=3, summary_writer=est.EventWriter(paths[2])),
+    ]
+    quiet(model_dir, noisy, **UNSAVED).train(endless, hooks, steps=7)
+    every, second, third = [scalars(path) for path in paths]
+    for tag in ("mean", "loss"):
+        assert [step for step, _ in every[tag]] == [1, 2, 3, 4, 5, 6, 7]
+        assert (second[tag], third[tag]) == (every[tag][::2], every[tag][::3])
 
 
-# GlobalStepWaiterHook, FinalOpsHook, ProfilerHook.
+@pytest.mark.parametrize("kind", [est.SummarySaverHook, est.StepCounterHook])
+def test_a_writer_of_the_users_is_written_when_the_run_ends_and_can_go_on(lines, tmp_path, kind):
+    writer = est.EventWriter(str(tmp_path / "mine"))
+    hook = kind(1, summary_writer=writer, output_dir=str(tmp_path / "not here"))
+    lines.train(endless, hooks=[hook], steps=3)
+    tag = "loss" if kind is est.SummarySaverHook else "global_step/sec"
+    assert steps_in(tmp_path / "mine", tag) == [1, 2, 3][kind is est.StepCounterHook :]
+    writer.add_scalars(9, {"own": 1.0})
+    writer.flush()
+    assert steps_in(tmp_path / "mine", "own") == [9]
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+# GlobalStepWaiterHook.
+
+
+class Steps(est.Session):
+    """A session whose step others bring forward."""
+
+    def __init__(self, step):
+        self.global_step = step
+
+    def names(self):
+        return ["global_step"]
+
+    def fetch(self, name):
+        return self.global_step
 
 
 def test_a_waiter_for_a_step_that_is_past_does_not_wait(model_dir, monkeypatch):
@@ -199,24 +278,43 @@ def test_a_waiter_for_a_step_that_is_past_does_not_wait(model_dir, monkeypatch):
     estimator.train(endless, [est.GlobalStepWaiterHook(2), est.GlobalStepWaiterHook(0)], steps=1)
 
 
-def test_a_waiter_waits_until_the_step_is_there(monkeypatch):
-    class Session(est.Session):
-        global_step = 3
-
-        def names(self):
-            return ["global_step"]
-
-        def fetch(self, name):
-            return self.global_step
-
+def test_a_waiter_waits_until_the_step_is_there_and_says_so(monkeypatch, caplog):
     def sleep(seconds):
         assert seconds == 0.25
+        session.global_step += 400
+
+    session = Steps(300)
+    context = est.SessionRunContext(session)
+    monkeypatch.setattr("time.sleep", sleep)
+    hook = est.GlobalStepWaiterHook(1000, poll_secs=0.25)
+    with caplog.at_level(logging.INFO, "estimator"):
+        assert hook.next_step(300) == 301
+        hook.before_run(context)
+        assert session.global_step == 1100
+        assert hook.next_step(1100) is None
+        hook.before_run(context)
+    told = [f"Waiting for step 1000, now at {step}." for step in (300, 700)]
+    assert lines_of(caplog, "Waiting") == told
+
+
+def test_a_waiter_waits_in_its_second_run_too(monkeypatch):
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
         session.global_step += 1
 
-    session = Session()
     monkeypatch.setattr("time.sleep", sleep)
-    est.GlobalStepWaiterHook(5, poll_secs=0.25).before_run(est.SessionRunContext(session))
-    assert session.global_step == 5
+    hook = est.GlobalStepWaiterHook(5)
+    for _ in range(2):
+        session = Steps(4)
+        hook.begin()
+        hook.before_run(est.SessionRunContext(session))
+        assert session.global_step == 5
+    assert len(slept) == 2
+
+
+# FinalOpsHook.
 
 
 @pytest.mark.parametrize(
@@ -224,6 +322,7 @@ def test_a_waiter_waits_until_the_step_is_there(monkeypatch):
     [
         ("line/kernel", lambda v: v),
         (["global_step", "line/kernel"], lambda v: v[1]),
+        (("line/kernel",), lambda v: v[0]),
         ({"a": ("line/kernel", "loss")}, lambda v: v["a"][0]),
     ],
 )
@@ -231,41 +330,44 @@ def test_final_ops_fetches_values_at_the_end(model_dir, fetches, read):
     hook = est.FinalOpsHook(fetches)
     assert hook.final_ops_values is None
     estimator = quiet(model_dir).train(endless, [hook], steps=3)
+    assert type(hook.final_ops_values) is (
+        type(fetches) if fetches != "line/kernel" else np.ndarray
+    )
     kernel = estimator.get_variable_value("line/kernel")
     np.testing.assert_array_equal(read(hook.final_ops_values), kernel)
     estimator.train(endless, steps=2)
     np.testing.assert_array_equal(read(hook.final_ops_values), kernel)
 
 
-def test_final_ops_works_in_evaluate_and_predict(model_dir):
-    estimator, hooks = quiet(model_dir), [est.FinalOpsHook(n) for n in ("loss", "y")]
-    estimator.evaluate(lambda: batches(2), hooks=[hooks[0]])
-    answers = list(estimator.predict(lambda: features_only(1), hooks=[hooks[1]]))
+def test_final_ops_works_in_evaluate_and_predict(lines):
+    hooks = [est.FinalOpsHook(n) for n in ("loss", "y")]
+    lines.evaluate(lambda: batches(2), hooks=[hooks[0]])
+    answers = list(lines.predict(lambda: features_only(1), hooks=[hooks[1]]))
     assert np.shape(hooks[0].final_ops_values) == ()
     np.testing.assert_array_equal(hooks[1].final_ops_values, [a["y"] for a in answers])
 
 
-def test_the_profiler_writes_a_trace_of_its_steps(model_dir, tmp_path):
-    hook = est.ProfilerHook(save_steps=10, output_dir=str(tmp_path / "traces"))
-    quiet(model_dir).train(endless, [hook], steps=3)
-    traces = glob.glob(str(tmp_path / "traces" / "**" / "*.xplane.pb"), recursive=True)
+# ProfilerHook.
+
+
+def test_the_profiler_writes_a_trace_of_its_steps(lines, tmp_path):
+    hook = est.ProfilerHook(save_steps=10, output_dir=str(tmp_path / "not" / "there"))
+    lines.train(endless, [hook], steps=3)
+    traces = glob.glob(str(tmp_path / "not" / "there" / "**" / "*.xplane.pb"), recursive=True)
     assert len(traces) == 1
 
 
-def test_a_trace_ends_where_the_step_fails(model_dir, tmp_path):
-    import jax
-
+def test_a_trace_ends_where_the_step_fails(lines, tmp_path):
     class Breaks(est.SessionRunHook):
         def before_run(self, run_context):
             raise ArithmeticError("enough")
 
     hook = est.ProfilerHook(save_steps=10, output_dir=str(tmp_path / "traces"))
-    estimator = quiet(model_dir)
     with pytest.raises(ArithmeticError, match="enough"):
-        estimator.train(endless, [hook, Breaks()], steps=3)
+        lines.train(endless, [hook, Breaks()], steps=3)
     try:
         fresh = est.ProfilerHook(save_steps=10, output_dir=str(tmp_path / "again"))
-        estimator.train(endless, [fresh], steps=1)
+        lines.train(endless, [fresh], steps=1)
     except RuntimeError:
         jax.profiler.stop_trace()
         raise
@@ -345,10 +447,3 @@ def test_another_value_than_the_loss_is_looked_at_when_the_run_ends(model_dir):
     hook = est.NanTensorHook("watched")
     with pytest.raises(est.NanLossDuringTrainingError, match="watched was not a finite number"):
         quiet(model_dir, model_fn).train(lambda: data, [hook])
-
-
-def test_a_writer_of_the_users_is_written_when_the_run_ends(model_dir, tmp_path):
-    writer = est.EventWriter(str(tmp_path / "mine"))
-    hook = est.SummarySaverHook(save_steps=1, summary_writer=writer)
-    quiet(model_dir).train(endless, hooks=[hook], steps=3)
-    assert [step for step, _ in scalars(str(tmp_path / "mine"))["loss"]] == [1, 2, 3]

@@ -231,6 +231,17 @@ def test_an_evaluation_writes_the_summaries_of_its_first_batch_beside_its_result
         assert len(os.listdir(directory)) == 1
 
 
+def test_a_summary_named_like_a_result_gives_way_to_it(model_dir):
+    def model_fn(features, labels, mode, params):
+        summary.scalar("error", -1.0)
+        summary.scalar("loss", -1.0)
+        return talkative(features, labels, mode, params)
+
+    results = quiet(model_dir, model_fn).evaluate(lambda: batches(3))
+    found = scalars(os.path.join(model_dir, "eval"))
+    assert found == {n: [(0, pytest.approx(results[n]))] for n in ("error", "loss")}
+
+
 def test_without_such_a_hook_an_evaluation_writes_its_results_only(model_dir):
     def model_fn(features, labels, mode, params):
         summary.scalar("quiet", features["x"].mean())
