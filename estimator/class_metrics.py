@@ -319,7 +319,8 @@ def _binary(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns labels and predictions as bools, and how many were neither 0 nor 1."""
     labels, predictions = same_shape(who, labels, predictions)
-    return labels != 0, predictions != 0, strays_among((labels, predictions), is_binary, weights)
+    strays = strays_among((labels, predictions), is_binary, weights)
+    return labels.astype(bool), predictions.astype(bool), strays
 
 
 def _classes(
@@ -327,10 +328,14 @@ def _classes(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns labels, predictions, a weight for each, and how many that count are no class."""
     labels, predictions = same_shape(who, labels, predictions)
-    labels, predictions = labels.astype(jnp.int32), predictions.astype(jnp.int32)
+
+    def is_class(values: jax.Array) -> jax.Array:
+        ids = values.astype(jnp.int32)
+        return (ids >= 0) & (ids < num_classes) & (ids.astype(values.dtype) == values)
+
+    strays = strays_among((labels, predictions), is_class, weights)
     weight = one_or(labels, weights)
-    strays = strays_among((labels, predictions), lambda x: (x >= 0) & (x < num_classes), weights)
-    return labels, predictions, weight, strays
+    return labels.astype(jnp.int32), predictions.astype(jnp.int32), weight, strays
 
 
 def _by_class(classes: jax.Array, amounts: jax.Array, num_classes: int) -> jax.Array:
@@ -372,4 +377,5 @@ def _top_k(
 
 def _part(right: jax.Array, whole: jax.Array, weights: Any) -> Mean:
     weight = one_or(right, weights)
+    right, whole = right.astype(weight.dtype), whole.astype(weight.dtype)
     return Mean((right * weight).sum(), (whole * weight).sum())

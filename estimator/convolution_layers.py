@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from estimator.layer_scope import floating, layer_scope
+from estimator.layer_scope import at_least_float32, floating, layer_scope
 from estimator.variables import Initializer, get_variable
 
 Pair = int | Sequence[int]
@@ -158,12 +158,13 @@ def average_pooling2d(
     """
     del name
     inputs = _images("average_pooling2d", inputs, data_format)
-    inputs = inputs.astype(floating(inputs.dtype))
+    dtype = floating(inputs.dtype)
+    inputs = inputs.astype(at_least_float32(dtype))
     zero = np.array(0, inputs.dtype)
     window = _window("average_pooling2d", inputs, pool_size, strides, padding, data_format)
     sums = jax.lax.reduce_window(inputs, zero, jax.lax.add, *window)
     counts = jax.lax.reduce_window(jnp.ones_like(inputs[:1]), zero, jax.lax.add, *window)
-    return sums / counts
+    return (sums / counts).astype(dtype)
 
 
 def _images(layer: str, inputs: Any, data_format: str) -> jax.Array:
@@ -181,8 +182,9 @@ def _images(layer: str, inputs: Any, data_format: str) -> jax.Array:
 
 
 def _pair(layer: str, name: str, given: Pair) -> tuple[int, int]:
-    pair = (given, given) if isinstance(given, int) else tuple(given)
-    if len(pair) != 2 or any(size < 1 for size in pair):
+    pair = tuple(np.ravel(given).tolist())
+    pair = pair * 2 if np.ndim(given) == 0 else pair
+    if len(pair) != 2 or not all(isinstance(size, int) and size >= 1 for size in pair):
         raise ValueError(f"layers.{layer}: {name} must be one or two numbers >= 1, got {given!r}.")
     return pair[0], pair[1]
 

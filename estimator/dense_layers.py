@@ -103,6 +103,7 @@ def dropout(
     if not 0 <= rate < 1:
         raise ValueError(f"layers.dropout: rate must be in [0, 1), got {rate}.")
     inputs = jnp.asarray(inputs)
+    inputs = inputs.astype(floating(inputs.dtype))
     shape = _mask_shape(inputs.shape, noise_shape)
     with layer_scope("dropout", name):
         if not training or rate == 0:

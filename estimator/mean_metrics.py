@@ -159,6 +159,12 @@ def accuracy(labels: Any, predictions: Any, weights: Any = None, name: str | Non
         ValueError: if the shapes differ.
     """
     labels, predictions = same_shape("accuracy", labels, predictions)
+    if labels.dtype != predictions.dtype:
+        # Not JAX's promotion: with it 2049 is equal to the float16 2048.
+        both = (labels.dtype, predictions.dtype)
+        kind = "float" if any(jnp.issubdtype(dtype, jnp.floating) for dtype in both) else "int"
+        common = f"{kind}{max(32, *(8 * dtype.itemsize for dtype in both))}"
+        labels, predictions = labels.astype(common), predictions.astype(common)
     return mean(labels == predictions, weights, name)
 
 
@@ -272,7 +278,8 @@ def mean_cosine_distance(
     labels, predictions = same_shape("mean_cosine_distance", labels, predictions)
     products = jnp.asarray(labels, jnp.float32) * jnp.asarray(predictions, jnp.float32)
     distances = 1.0 - jnp.sum(products, dim)
-    if weights is not None and jnp.ndim(weights) == products.ndim:
+    given = jnp.shape(weights) if weights is not None else ()
+    if len(given) == products.ndim and given[dim] == 1:
         weights = jnp.squeeze(jnp.asarray(weights), dim)
     return mean(distances, weights, name)
 
@@ -314,7 +321,7 @@ def r2(
     del name
     errors = _errors("r2", labels, predictions)
     labels = jnp.asarray(same_shape("r2", labels, predictions)[0], jnp.float32)
-    shift = labels.mean() if labels.size else jnp.float32(0)
+    shift = divide(*_total_and_count(labels, weights))
     total, count = _total_and_count(labels - shift, weights)
     squares = _total_and_count((labels - shift) ** 2, weights)[0]
     return Determination(_total_and_count(errors**2, weights)[0], count, shift, total, squares)
@@ -330,4 +337,5 @@ def _total_and_count(values: Any, weights: Any) -> tuple[jax.Array, jax.Array]:
     if weights is None:
         return values.sum(), jnp.float32(values.size)
     weights = weights_for(values, weights)
-    return (values * weights).sum(), weights.sum()
+    # A weight of 0 leaves a value out, even one that is no number.
+    return jnp.where(weights == 0, 0, values * weights).sum(), weights.sum()

@@ -76,7 +76,19 @@ def divide(total: Any, count: Any) -> Any:
     """
     xp = array_module(count)
     empty = count == 0
-    return xp.where(empty, 0.0, total / xp.where(empty, 1.0, count))
+    return xp.where(empty, 0, as_floats(total) / as_floats(xp.where(empty, 1, count)))
+
+
+def as_floats(counts: Any) -> Any:
+    """Returns counts as floats, to be computed with: float32 inside a trace, float64 on the host.
+
+    >>> as_floats(jnp.array([1, 2])).dtype, as_floats(np.array([1, 2])).dtype
+    (dtype('float32'), dtype('float64'))
+    """
+    if isinstance(counts, jax.Array):
+        is_float = jnp.issubdtype(counts.dtype, jnp.floating)
+        return counts if is_float else counts.astype(jnp.float32)
+    return np.asarray(counts, np.float64)[()]
 
 
 def value_of(result: Any) -> Any:
@@ -85,7 +97,7 @@ def value_of(result: Any) -> Any:
     >>> value_of(np.float64(0.5))
     np.float32(0.5)
     """
-    return result if isinstance(result, jax.Array) else np.float32(result)
+    return as_floats(result) if isinstance(result, jax.Array) else np.float32(result)
 
 
 def refuse(strays: Any, message: str) -> None:
@@ -152,6 +164,8 @@ def is_binary(values: jax.Array) -> jax.Array:
     >>> is_binary(jnp.array([0.0, 1.0, 0.3])).tolist()
     [True, True, False]
     """
+    if values.dtype == bool:
+        return jnp.ones_like(values)
     return (values == 0) | (values == 1)
 
 

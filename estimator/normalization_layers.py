@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from estimator.layer_scope import at_least_float32, floating, layer_scope
 from estimator.variables import Initializer, assign, get_variable
@@ -85,7 +86,7 @@ def batch_normalization(
         variance = moving = get_variable(
             "moving_variance", size, moving_variance_initializer, dtype, trainable=False
         )
-        if training:
+        if training and inputs.size:  # nothing has no mean
             mean = jnp.mean(outputs, others)
             variance = jnp.var(outputs, others)
             assign("moving_mean", moving_mean * momentum + mean * (1 - momentum))
@@ -150,7 +151,7 @@ def layer_normalization(
 
 def _checked_axes(layer: str, inputs: jax.Array, axis: int | Sequence[int]) -> tuple[int, ...]:
     """Returns the axes, counted from the front, in their order."""
-    given = (axis,) if isinstance(axis, int) else tuple(axis)
+    given = np.ravel(axis).tolist()
     for one in given:
         if not -inputs.ndim <= one < inputs.ndim:
             raise ValueError(f"layers.{layer}: inputs of shape {inputs.shape} have no axis {one}.")

@@ -19,6 +19,7 @@ from estimator.messages import did_you_mean
 from estimator.metric_base import (
     Metric,
     array_module,
+    as_floats,
     divide,
     is_binary,
     one_or,
@@ -155,10 +156,9 @@ class Confusion:
             "two.",
         )
         xp = array_module(buckets.positives)
-        below_p, below_n = xp.cumsum(buckets.positives), xp.cumsum(buckets.negatives)
-        above_p, above_n = (
-            xp.cumsum(x[::-1])[::-1] for x in (buckets.positives, buckets.negatives)
-        )
+        both = (buckets.positives, buckets.negatives)
+        below_p, below_n = (as_floats(xp.cumsum(x)) for x in both)
+        above_p, above_n = (as_floats(xp.cumsum(x[::-1])[::-1]) for x in both)
         return cls(tp=above_p[1:], fp=above_n[1:], tn=below_n[:-1], fn=below_p[:-1])
 
     def precision(self) -> Any:
@@ -394,7 +394,8 @@ def _buckets(
         amounts = jnp.where(chosen, weight, 0).ravel()
         return jnp.zeros(len(cuts) + 1, weight.dtype).at[above].add(amounts)
 
-    return Buckets(counted(labels != 0), counted(labels == 0), strays)
+    positive = labels.astype(bool)
+    return Buckets(counted(positive), counted(~positive), strays)
 
 
 def _interpolated(counts: Confusion, xp: Any) -> Any:
