@@ -270,4 +270,12 @@ def apply_train_op(
     parameters = inspect.signature(train_op.update).parameters
     takes_value = "value" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     extra = {"value": loss} if takes_value else {}
-    return train_op.update(gradients, opt_state, variables, **extra)
+    try:
+        return train_op.update(gradients, opt_state, variables, **extra)
+    except Exception as error:
+        given = "value=loss" if takes_value else "nothing else"
+        error.add_note(
+            f"train_op.update was called with gradients, its state, the variables and {given}. A "
+            "transformation that needs more, such as a line search, cannot be a train_op."
+        )
+        raise

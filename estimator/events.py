@@ -26,6 +26,14 @@ _FLUSH_SECONDS = 1.0
 class EventWriter:
     """Appends summaries to an event file.
 
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     writer = EventWriter(directory)
+    ...     writer.add_scalars(100, {"loss": 0.3})
+    ...     writer.flush()
+    ...     len(os.listdir(directory))
+    1
+
     Args:
         directory: where the file is made, with the first flush.
     """

@@ -19,6 +19,9 @@ from estimator.timers import SecondOrStepTimer, step_of_batch
 class ProfilerHook(SessionRunHook):
     """Writes a trace of single steps (or blocks) for TensorBoard's profiler or Perfetto.
 
+    >>> ProfilerHook(save_steps=1000, output_dir="runs/profile").next_step(0)
+    1
+
     Args:
         save_steps: steps between two traces; the first step is traced.
         save_secs: seconds between two traces, in place of steps.

@@ -30,6 +30,9 @@ _LOG = logging.getLogger(__name__)
 class LoggingTensorHook(SessionRunHook):
     """Logs values every so many steps or seconds.
 
+    >>> LoggingTensorHook({"loss": "loss"}, every_n_iter=100).next_step(0)
+    1
+
     Args:
         tensors: names to fetch: a dict from what to show to the name, a list of names, or one.
         every_n_iter: steps between two lines; the first step is shown.
@@ -122,6 +125,9 @@ class LoggingTensorHook(SessionRunHook):
 class StepCounterHook(SessionRunHook):
     """Logs and writes how many steps a second are made, as `global_step/sec`.
 
+    >>> StepCounterHook(every_n_steps=50).next_step(0)  # starts the clock
+    1
+
     Args:
         every_n_steps: steps between two measurements; the first step starts the clock.
         every_n_secs: seconds between two measurements, in place of steps.
@@ -178,6 +184,9 @@ class SummarySaverHook(SessionRunHook):
     """Writes the model_fn's summaries, in training the loss too, every so many steps or seconds.
 
     Among the `evaluation_hooks` of a spec it writes those of an evaluation's first batch.
+
+    >>> SummarySaverHook(save_steps=10).next_step(0)
+    1
 
     Args:
         save_steps: steps between two summaries; the first step is written.
@@ -240,6 +249,9 @@ class SummarySaverHook(SessionRunHook):
 
 class FinalOpsHook(SessionRunHook):
     """Fetches values at the end of a run.
+
+    >>> FinalOpsHook({"last_loss": "loss"}).final_ops_values is None  # until a run has ended
+    True
 
     Args:
         final_ops: names to fetch.

@@ -22,6 +22,8 @@ from estimator.timers import SecondOrStepTimer
 class CheckpointSaverHook(SessionRunHook):
     """Saves checkpoints of a training run.
 
+    >>> saver = CheckpointSaverHook("runs/iris", save_steps=500)
+
     Args:
         checkpoint_dir: the directory that holds `checkpoints/`; usually the model_dir.
         save_secs: seconds between two saves.

@@ -14,6 +14,9 @@ _LOG = logging.getLogger(__name__)
 class GlobalStepWaiterHook(SessionRunHook):
     """Holds a run back until the global step is reached, by other workers.
 
+    >>> GlobalStepWaiterHook(wait_until_step=100).next_step(0)
+    1
+
     Args:
         wait_until_step: the global step to wait for.
         poll_secs: seconds between two looks.

@@ -28,6 +28,9 @@ _LOG = logging.getLogger(__name__)
 class StopAtStepHook(SessionRunHook):
     """Asks the run to stop after a number of steps, or at a step.
 
+    >>> StopAtStepHook(last_step=100).next_step(3)  # it need not see the steps before
+    100
+
     Args:
         num_steps: steps from the beginning of this run.
         last_step: the global step to stop at.
@@ -70,6 +73,9 @@ class NanTensorHook(SessionRunHook):
 
     The device notes the first bad step; the hook looks every so many steps, and before each
     checkpoint the saver looks, too, so no bad checkpoint is written.
+
+    >>> NanTensorHook("loss", fail_on_nan_loss=False).fail_on_nan_loss
+    False
 
     Args:
         loss_tensor: the name to watch.
