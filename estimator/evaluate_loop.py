@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from estimator.binding import Binding
-from estimator.events import EventWriters
+from estimator.events import EventWriter, EventWriters
 from estimator.feed import Feed
 from estimator.live import Live
 from estimator.metrics import Metric, to_host
@@ -50,6 +50,7 @@ class ReadSession(Session):
         self.outputs: dict[str, Any] = {}
         self._live = live
         self._writers = writers
+        self._written: dict[str, EventWriter] = {}
         self._directory = directory
         self._names = ["global_step", *output_names, *binding.tags, *live.values]
 
@@ -75,11 +76,14 @@ class ReadSession(Session):
 
     def summary_writer(self, directory: str | None = None) -> Any:
         """Returns the event writer of a directory, by default that of the run."""
-        return self._writers.get(directory or self._directory)
+        writer = self._writers.get(directory or self._directory)
+        self._written[writer.directory] = writer
+        return writer
 
     def flush(self) -> None:
-        """Writes what hooks have given to any event writer."""
-        self._writers.flush()
+        """Writes what the hooks of this run have given to event writers."""
+        for writer in self._written.values():
+            writer.flush()
 
 
 class HookedRun:
