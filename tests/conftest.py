@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 # Devices that share few threads can wait for one another inside a collective. Many threads (NPROC)
-# prevent that, and the timeouts end a test that hangs all the same. Tests compile thousands of small
-# programs and run each a few times: XLA need not optimise them, which would take most of the time.
+# prevent that, and the timeouts end a test that hangs all the same. Tests compile thousands of
+# programs and run each a few times: XLA need not optimise them, which takes longer than running.
 XLA_FLAGS = {
     "--xla_backend_optimization_level": 0,
     "--xla_force_host_platform_device_count": 4,
