@@ -19,9 +19,9 @@ from estimator.metric_base import (
     divide,
     is_binary,
     one_or,
-    refuse,
     same_shape,
     strays_among,
+    unless_strays,
     value_of,
 )
 
@@ -47,12 +47,13 @@ class BinaryRatio(Metric):
         Raises:
             ValueError: on the host, if labels or predictions were no classes.
         """
-        refuse(
+        result = self.total if self.count is None else divide(self.total, self.count)
+        return unless_strays(
+            value_of(result),
             self.strays,
             "metrics: labels and predictions of a binary metric must be 0 or 1, or bool. Give "
             "predicted classes, such as probabilities > 0.5; metrics.auc takes probabilities.",
         )
-        return value_of(self.total if self.count is None else divide(self.total, self.count))
 
 
 @jax.tree_util.register_dataclass
@@ -76,14 +77,13 @@ class ClassMean(Metric):
         Raises:
             ValueError: on the host, if labels or predictions were no classes.
         """
-        refuse(
+        xp, occurs = array_module(self.counts), self.counts > 0
+        return unless_strays(
+            value_of(divide(xp.sum(divide(self.hits, self.counts)), xp.sum(occurs))),
             self.strays,
-            "metrics: labels and predictions must be classes in [0, num_classes). Raise "
+            f"metrics: labels and predictions must be classes in [0, {len(self.counts)}). Raise "
             "num_classes, or give a weight of 0 to examples that do not count.",
         )
-        occurs = self.counts > 0
-        xp = array_module(self.counts)
-        return value_of(divide(xp.sum(divide(self.hits, self.counts)), xp.sum(occurs)))
 
 
 def precision(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from estimator.layer_scope import at_least_float32, floating, layer_scope
+from estimator.layer_scope import activated, at_least_float32, floating, layer_scope
 from estimator.variables import Initializer, get_variable
 
 Pair = int | Sequence[int]
@@ -91,7 +91,7 @@ def conv2d(
         if use_bias:
             bias = get_variable("bias", (filters,), bias_initializer, dtype, trainable)
             outputs = outputs + jnp.expand_dims(bias, (1, 2) if channels == 1 else ())
-    return outputs if activation is None else activation(outputs)
+    return activated("conv2d", outputs, activation)
 
 
 def max_pooling2d(
@@ -198,7 +198,8 @@ def _padding(layer: str, padding: str, shape: Any, reach: tuple[int, int], data_
     if kind == "VALID" and any(n < r for n, r in zip(sizes, reach, strict=True)):
         raise ValueError(
             f"layers.{layer}: images of {sizes[0]} x {sizes[1]} are smaller than the window of "
-            f'{reach[0]} x {reach[1]}. Take a smaller one, or padding="same".'
+            f'{reach[0]} x {reach[1]} (data_format="{data_format}"). Take a smaller one, or '
+            'padding="same".'
         )
     return kind
 

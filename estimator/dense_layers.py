@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from estimator.layer_scope import floating, layer_scope
+from estimator.layer_scope import activated, floating, layer_scope
 from estimator.variables import Initializer, get_variable, next_rng_key
 
 _EMBEDDING_RANGE = 0.05
@@ -67,7 +67,7 @@ def dense(
         outputs = inputs.astype(dtype) @ kernel
         if use_bias:
             outputs = outputs + get_variable("bias", (units,), bias_initializer, dtype, trainable)
-    return outputs if activation is None else activation(outputs)
+    return activated("dense", outputs, activation)
 
 
 def dropout(

@@ -34,6 +34,7 @@ from estimator.predict_loop import check_keys, predict
 from estimator.progress import ProgressBarHook
 from estimator.run_config import RunConfig
 from estimator.session import CheckpointSaverListener, SessionRunHook, check_hooks
+from estimator.signals import Interrupt
 from estimator.sources import call_input_fn, open_source
 from estimator.train_call import TrainCall
 from estimator.train_loop import TrainSession
@@ -170,11 +171,15 @@ class Estimator:
             max_steps=max_steps,
         )
         limited = steps is not None or max_steps is not None
-        with self._feed(input_fn, ModeKeys.TRAIN, placement, repeat=limited) as feed:
+        # From the first trace on: a signal in the middle of compiling would end the process.
+        with (
+            Interrupt() as interrupt,
+            self._feed(input_fn, ModeKeys.TRAIN, placement, repeat=limited) as feed,
+        ):
             session, all_hooks = call.start(feed)
             self._training = session
             try:
-                self._interrupted = call.run(session, feed, all_hooks)
+                self._interrupted = call.run(session, feed, all_hooks, interrupt)
             finally:
                 self._training = None
         return self

@@ -187,8 +187,16 @@ def evaluate(
     run.end()
     if count == 0:
         raise ValueError("evaluate: the input was empty. input_fn must give at least one batch.")
-    computed = {name: metric.compute() for name, metric in total.items()}
+    computed = {name: _value(name, metric) for name, metric in total.items()}
     return {**computed, "loss": np.float32(loss / count), "global_step": np.int64(live.step)}
+
+
+def _value(name: str, metric: Metric) -> Any:
+    try:
+        return metric.compute()
+    except Exception as error:
+        error.add_note(f'This is eval_metric_ops["{name}"].')
+        raise
 
 
 def _log_progress(count: int, steps: int | None) -> None:

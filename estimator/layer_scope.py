@@ -8,9 +8,10 @@ every mode.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -44,6 +45,27 @@ def layer_scope(base: str, name: str | None) -> Iterator[str]:
         name = frame.unique_name(base)
     with variable_scope(name) as scope:
         yield scope
+
+
+def activated(
+    layer: str, outputs: jax.Array, activation: Callable[[jax.Array], jax.Array] | None
+) -> jax.Array:
+    """Returns the activation of a layer's outputs; None: the outputs.
+
+    >>> activated("dense", jnp.array([-1.0, 2.0]), jax.nn.relu).tolist()
+    [0.0, 2.0]
+
+    Raises:
+        TypeError: if the activation is no function.
+    """
+    if activation is None:
+        return outputs
+    if not callable(activation):
+        raise TypeError(
+            f"layers.{layer}: activation must be a function such as jax.nn.relu, got "
+            f"{activation!r}."
+        )
+    return activation(outputs)
 
 
 def floating(dtype: Any) -> Any:

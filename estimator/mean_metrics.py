@@ -151,7 +151,8 @@ def accuracy(labels: Any, predictions: Any, weights: Any = None, name: str | Non
 
     Args:
         labels: numbers of any shape.
-        predictions: numbers of the same shape; a last dimension of 1 more or less is dropped.
+        predictions: numbers of the same shape: classes, not probabilities; a last dimension of 1
+            more or less is dropped.
         weights: as for `mean`.
         name: accepted as in TensorFlow; the key in `eval_metric_ops` names the metric.
 

@@ -100,13 +100,22 @@ def value_of(result: Any) -> Any:
     return as_floats(result) if isinstance(result, jax.Array) else np.float32(result)
 
 
-def refuse(strays: Any, message: str) -> None:
-    """Raises ValueError on the host if a metric has counted values that it cannot use.
+def unless_strays(result: Any, strays: Any, message: str) -> Any:
+    """Returns the result of a metric that may have counted values it cannot use.
 
-    Inside a trace nothing can be raised; an evaluation's numbers all pass here in the end.
+    Inside a trace nothing can be raised: there such a result is NaN.
+
+    >>> unless_strays(jnp.float32(0.5), jnp.int32(1), "Give probabilities.").item()
+    nan
+
+    Raises:
+        ValueError: on the host, if there were such values.
     """
-    if not isinstance(strays, jax.Array) and strays:
+    if isinstance(strays, jax.Array):
+        return jnp.where(strays == 0, as_floats(result), jnp.nan)
+    if strays:
         raise ValueError(f"{message} It was given {int(strays)} that are not.")
+    return result
 
 
 def weights_for(values: jax.Array, weights: Any) -> jax.Array:
@@ -198,9 +207,17 @@ def same_shape(who: str, labels: Any, predictions: Any) -> tuple[jax.Array, jax.
     if labels.shape != predictions.shape:
         raise ValueError(
             f"metrics.{who}: labels have shape {labels.shape}, predictions {predictions.shape}. "
-            "They must be the same; did you mean predictions=jnp.argmax(logits, -1)?"
+            f"They must be the same.{_did_you_mean_shape(labels.ndim - predictions.ndim)}"
         )
     return labels, predictions
+
+
+def _did_you_mean_shape(more_dims: int) -> str:
+    """Returns a hint where labels have one dimension less than the predictions, or one more."""
+    return {
+        -1: " Did you mean predictions=jnp.argmax(logits, -1), or probabilities[:, 1]?",
+        1: " Did you mean labels=jnp.argmax(labels, -1), of one-hot labels?",
+    }.get(more_dims, "")
 
 
 def _widen(leaf: Any) -> np.ndarray:

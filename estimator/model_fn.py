@@ -271,6 +271,14 @@ def _checked_metrics(metrics: Any) -> dict[str, Metric]:
                 f'eval_metric_ops["{name}"] must be a metric such as metrics.mean(values), got '
                 f"{metric!r}."
             )
+        leaves = jax.tree.leaves(metric)
+        if any(leaf is metric or isinstance(leaf, str) for leaf in leaves):
+            raise TypeError(
+                f'eval_metric_ops["{name}"]: {type(metric).__name__} must be a pytree of sums. '
+                "Write @jax.tree_util.register_dataclass and @dataclasses.dataclass(frozen=True) "
+                "above the class; a field that is no sum, such as a name, is declared with "
+                'dataclasses.field(metadata={"static": True}).'
+            )
     return dict(metrics)
 
 

@@ -13,7 +13,7 @@ from estimator.session import (
     SessionRunHook,
     SessionRunValues,
 )
-from estimator.timers import SecondOrStepTimer, step_of_batch
+from estimator.timers import SAVE_NAMES, SecondOrStepTimer, step_of_batch
 
 
 class ProfilerHook(SessionRunHook):
@@ -31,7 +31,9 @@ class ProfilerHook(SessionRunHook):
     def __init__(
         self, save_steps: int | None = None, save_secs: float | None = None, output_dir: str = ""
     ) -> None:
-        self._timer = SecondOrStepTimer(save_secs, save_steps)
+        self._timer = SecondOrStepTimer(
+            save_secs, save_steps, asked_by="ProfilerHook", names=SAVE_NAMES
+        )
         self._output_dir = output_dir
         self._tracing = False
         self._first = 0

@@ -22,7 +22,7 @@ from estimator.session import (
     SessionRunValues,
     refuse_tracers,
 )
-from estimator.timers import SecondOrStepTimer, step_of_batch
+from estimator.timers import SAVE_NAMES, SecondOrStepTimer, step_of_batch
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,6 +61,8 @@ class LoggingTensorHook(SessionRunHook):
         if every_n_iter is not None and every_n_iter <= 0:
             raise ValueError(f"LoggingTensorHook: every_n_iter must be > 0, got {every_n_iter}.")
         tensors = [tensors] if isinstance(tensors, str) else tensors
+        if formatter is not None and not callable(formatter):
+            raise TypeError(f"LoggingTensorHook: formatter must be a function, got {formatter!r}.")
         self._tensors = dict(tensors) if isinstance(tensors, Mapping) else {n: n for n in tensors}
         timed = every_n_iter is not None or every_n_secs is not None
         self._timer = SecondOrStepTimer(every_n_secs, every_n_iter) if timed else None
@@ -143,7 +145,12 @@ class StepCounterHook(SessionRunHook):
         summary_writer: EventWriter | None = None,
     ) -> None:
         every_n_steps = None if every_n_secs is not None else every_n_steps
-        self._timer = SecondOrStepTimer(every_n_secs, every_n_steps)
+        self._timer = SecondOrStepTimer(
+            every_n_secs,
+            every_n_steps,
+            asked_by="StepCounterHook",
+            names=("every_n_secs", "every_n_steps"),
+        )
         self._output_dir = output_dir
         self._writer = summary_writer
 
@@ -202,7 +209,9 @@ class SummarySaverHook(SessionRunHook):
         output_dir: str | None = None,
         summary_writer: EventWriter | None = None,
     ) -> None:
-        self._timer = SecondOrStepTimer(save_secs, save_steps)
+        self._timer = SecondOrStepTimer(
+            save_secs, save_steps, asked_by="SummarySaverHook", names=SAVE_NAMES
+        )
         self._output_dir = output_dir
         self._writer = summary_writer
         self._wanted = False

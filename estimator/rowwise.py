@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from estimator.context import current_frame
@@ -27,13 +28,14 @@ def rowwise(fn: Callable[..., Any], shared: Any, *rows: Any) -> Any:
     >>> from estimator.variables import apply
     >>> def scores(kernel, x):
     ...     return x @ kernel
-    >>> net = apply(lambda x: rowwise(scores, jax.numpy.ones((3, 1)), x), {})
-    >>> net(jax.numpy.ones((2, 3)))[0].tolist()
+    >>> net = apply(lambda x: rowwise(scores, jnp.ones((3, 1)), x), {})
+    >>> net(jnp.ones((2, 3)))[0].tolist()
     [[3.0], [3.0]]
 
     Args:
-        fn: a pure function, which gives each row an answer that does not depend on the others. It
-            asks for no variables or random keys itself: hand them in.
+        fn: a pure function, which gives each row an answer that does not depend on the others: one
+            that takes a mean over rows, for example, would take it over those of a device. It asks
+            for no layers or random keys itself: hand in variables and keys.
         shared: what all rows need: an array, or a tree of arrays; weights, for example.
         *rows: arrays, or trees of arrays, whose first dimension is the batch's.
 
@@ -44,6 +46,11 @@ def rowwise(fn: Callable[..., Any], shared: Any, *rows: Any) -> Any:
         ValueError: if there are no rows, or they are not equally many.
     """
     mesh = current_frame("rowwise").mesh
+    if not rows:
+        raise ValueError(
+            "rowwise: no rows were given. Call rowwise(fn, shared, *rows); where rows share "
+            "nothing, shared is None."
+        )
     shapes = [leaf.shape for leaf in jax.tree.leaves(rows)]
     counts = {shape[:1] for shape in shapes}
     if len(counts) != 1 or () in counts:
@@ -54,7 +61,14 @@ def rowwise(fn: Callable[..., Any], shared: Any, *rows: Any) -> Any:
     ((count,),) = counts
     # Rows that do not divide are on every device, as the batch is.
     if mesh is None or count == 0 or count % mesh.size:
-        return fn(shared, *rows)
+        out = fn(shared, *rows)
+        made = [jnp.shape(leaf) for leaf in jax.tree.leaves(out)]
+        if any(shape[:1] != (count,) for shape in made):
+            raise ValueError(
+                f"rowwise: of {count} rows the function made arrays of shapes {made}. Their first "
+                "dimension must be that of the rows: it answers each row by itself."
+            )
+        return out
     split = PartitionSpec(mesh.axis_names)
     specs = (PartitionSpec(), *[split] * len(rows))
     # Replication is not checked: the author of a scan would have to mark its first carry, zeros.

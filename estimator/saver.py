@@ -16,7 +16,7 @@ from estimator.session import (
     SessionRunValues,
     check_hooks,
 )
-from estimator.timers import SecondOrStepTimer
+from estimator.timers import SAVE_NAMES, SecondOrStepTimer
 
 
 class CheckpointSaverHook(SessionRunHook):
@@ -43,11 +43,18 @@ class CheckpointSaverHook(SessionRunHook):
         listeners: Sequence[CheckpointSaverListener] | None = None,
     ) -> None:
         self._directory = checkpoint_dir
-        self._timer = SecondOrStepTimer(save_secs, save_steps)
+        self._timer = SecondOrStepTimer(
+            save_secs, save_steps, asked_by="CheckpointSaverHook", names=SAVE_NAMES
+        )
         self._stops = False
         self._listeners = list(
             check_hooks(listeners, CheckpointSaverListener, "CheckpointSaverHook: listeners")
         )
+
+    @property
+    def directory(self) -> str:
+        """The directory that holds `checkpoints/`."""
+        return self._directory
 
     def add_listeners(self, listeners: Sequence[CheckpointSaverListener]) -> None:
         """Adds listeners that are not there yet."""

@@ -23,6 +23,11 @@ import jax
 
 from estimator.messages import did_you_mean
 
+NAN_CURE = (
+    "Lower the learning rate, clip the gradients, or look for a division by zero, a log of zero, "
+    "or an id that an embedding does not have."
+)
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -74,7 +79,7 @@ class Session(abc.ABC):
             return type(fetches)([self.run(value) for value in fetches])
         raise TypeError(
             f"session.run takes a name, or a list, tuple or dict of names, got {fetches!r}. Tag a "
-            "value inside the model_fn with summary.tag(name, value) and fetch it by that name."
+            "value inside the model_fn with estimator.tag(name, value) and fetch it by that name."
         )
 
     def bad_step(self) -> int | None:
@@ -103,10 +108,15 @@ class Session(abc.ABC):
         """Raises ValueError at once if `fetches` holds a name that this run cannot give."""
         known = self.names()
         for name in jax.tree.leaves(fetches):
+            if name in ("loss", "losses", "summaries") and name not in known:
+                raise ValueError(
+                    f'{asked_by}: this run has no "{name}". Predictions have no loss and no '
+                    "summaries; an evaluation has both, but no losses. Give the hook to train."
+                )
             if name not in known:
                 raise ValueError(
                     f'{asked_by}: there is no "{name}" to fetch, only {sorted(known)}.'
-                    f"{did_you_mean(str(name), known)} summary.tag(name, value) in the model_fn "
+                    f"{did_you_mean(str(name), known)} estimator.tag(name, value) in the model_fn "
                     "makes a value known."
                 )
 
@@ -254,5 +264,5 @@ def refuse_tracers(values: Any, where: str) -> None:
         if isinstance(value, jax.core.Tracer):
             raise TypeError(
                 f"{where} was given a traced array, which is gone when the trace ends. Tag the "
-                'value in the model_fn, summary.tag("name", value), and give the hook its name.'
+                'value in the model_fn, estimator.tag("name", value), and give the hook its name.'
             )

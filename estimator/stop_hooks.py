@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from estimator.session import (
+    NAN_CURE,
     NanLossDuringTrainingError,
     Session,
     SessionRunArgs,
@@ -89,7 +90,9 @@ class NanTensorHook(SessionRunHook):
         refuse_tracers(loss_tensor, "NanTensorHook")
         self.fail_on_nan_loss = fail_on_nan_loss
         self._name = loss_tensor
-        self._timer = SecondOrStepTimer(every_steps=every_n_iter)
+        self._timer = SecondOrStepTimer(
+            every_steps=every_n_iter, asked_by="NanTensorHook", names=("", "every_n_iter")
+        )
         self._first = 0
 
     def after_create_session(self, session: Session, coord: Any) -> None:
@@ -128,8 +131,7 @@ class NanTensorHook(SessionRunHook):
         message = f"{self._name} was not a finite number at step {step}."
         if self.fail_on_nan_loss:
             raise NanLossDuringTrainingError(
-                f"{message} The last checkpoint is from before. Lower the learning rate, clip the "
-                "gradients, or look for a division by zero or log of zero in the loss."
+                f"{message} The last checkpoint is from before. {NAN_CURE}"
             )
         _LOG.error("%s The run ends here.", message)
         return True

@@ -79,6 +79,7 @@ def scalar(name: str, tensor: Any, family: str | None = None) -> None:
     """
     call = f'summary.scalar("{name}")'
     current_frame(call)
+    _check_name(call, name, family)
     value = jnp.asarray(tensor)
     if value.size != 1:
         raise ValueError(
@@ -105,6 +106,7 @@ def histogram(name: str, values: Any, family: str | None = None) -> None:
     """
     call = f'summary.histogram("{name}")'
     current_frame(call)
+    _check_name(call, name, family)
     _note(call, name, family, Histogram(jnp.asarray(values)))
 
 
@@ -128,6 +130,7 @@ def image(name: str, tensor: Any, max_outputs: int = 3, family: str | None = Non
     """
     call = f'summary.image("{name}")'
     current_frame(call)
+    _check_name(call, name, family)
     pixels = jnp.asarray(tensor)
     kind = pixels.dtype
     fits = pixels.ndim == 4 and pixels.shape[-1] in _CHANNELS
@@ -160,6 +163,7 @@ def text(name: str, tensor: str | Sequence[str] | HostOutput, family: str | None
     """
     call = f'summary.text("{name}")'
     current_frame(call)
+    _check_name(call, name, family)
     if isinstance(tensor, HostOutput):
         arrays = tuple(jnp.asarray(array) for array in tensor.arrays)
         _note(call, name, family, Text(HostOutput(tensor.recipe, arrays), ()))
@@ -192,6 +196,14 @@ def tag(name: str, value: Any) -> None:
         raise ValueError(f'tag("{full}"): the name is taken. Give the value another name.')
     _refuse_inner(frame, f'tag("{name}")')
     frame.tags[full] = jax.tree.map(jnp.asarray, value)
+
+
+def _check_name(call: str, name: Any, family: Any) -> None:
+    if not isinstance(name, str) or not isinstance(family, str | None):
+        raise TypeError(
+            f"{call}: the name, and the family if there is one, must be str, got {name!r} and "
+            f"{family!r}. Write {call.split('(')[0]}(name, value)."
+        )
 
 
 def _note(call: str, name: str, family: str | None, value: Any) -> None:

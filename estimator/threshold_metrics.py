@@ -23,9 +23,9 @@ from estimator.metric_base import (
     divide,
     is_binary,
     one_or,
-    refuse,
     same_shape,
     strays_among,
+    unless_strays,
     value_of,
 )
 
@@ -53,6 +53,20 @@ class Buckets:
     negatives: Any
     strays: Any
 
+    def checked(self, result: Any) -> Any:
+        """Returns a result of these counts, as `compute` gives it.
+
+        Raises:
+            ValueError: on the host, if there were strays.
+        """
+        return unless_strays(
+            value_of(result),
+            self.strays,
+            "metrics: labels must be 0 or 1 and predictions probabilities in [0, 1]. Give "
+            "jax.nn.sigmoid(logits), not logits, and the probability of class 1 where there are "
+            "two.",
+        )
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +91,7 @@ class AreaUnderCurve(Metric):
         counts = Confusion.of(self.buckets)
         xp = array_module(counts.tp)
         if self.method == "careful_interpolation":
-            return value_of(_interpolated(counts, xp))
+            return self.buckets.checked(_interpolated(counts, xp))
         if self.curve == "ROC":
             x, y = counts.false_positive_rate(), counts.recall()
         else:
@@ -89,7 +103,7 @@ class AreaUnderCurve(Metric):
             "minoring": xp.minimum(left, right),
             "majoring": xp.maximum(left, right),
         }
-        return value_of(xp.sum((x[:-1] - x[1:]) * heights[self.method]))
+        return self.buckets.checked(xp.sum((x[:-1] - x[1:]) * heights[self.method]))
 
 
 @jax.tree_util.register_dataclass
@@ -108,7 +122,8 @@ class AtThresholds(Metric):
             ValueError: on the host, if labels or predictions were not what they should be.
         """
         rates = _RATES[self.rate](Confusion.of(self.buckets))
-        return value_of(rates[np.argsort(np.argsort(self.thresholds, kind="stable"))])
+        order = np.argsort(np.argsort(self.thresholds, kind="stable"))
+        return self.buckets.checked(rates[order])
 
 
 @jax.tree_util.register_dataclass
@@ -130,7 +145,7 @@ class BestRate(Metric):
         counts = Confusion.of(self.buckets)
         rates, others = _RATES[self.rate](counts), _RATES[self.other](counts)
         xp = array_module(rates)
-        return value_of(xp.max(xp.where(others >= self.least - _SLACK, rates, 0.0)))
+        return self.buckets.checked(xp.max(xp.where(others >= self.least - _SLACK, rates, 0.0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,17 +159,7 @@ class Confusion:
 
     @classmethod
     def of(cls, buckets: Buckets) -> "Confusion":
-        """Returns the counts at each threshold.
-
-        Raises:
-            ValueError: on the host, if there were strays.
-        """
-        refuse(
-            buckets.strays,
-            "metrics: labels must be 0 or 1 and predictions probabilities in [0, 1]. Give "
-            "jax.nn.sigmoid(logits), not logits, and the probability of class 1 where there are "
-            "two.",
-        )
+        """Returns the counts at each threshold."""
         xp = array_module(buckets.positives)
         both = (buckets.positives, buckets.negatives)
         below_p, below_n = (as_floats(xp.cumsum(x)) for x in both)

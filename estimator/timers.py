@@ -10,6 +10,8 @@ A timer reads no clock but the one it is given.
 import time
 from collections.abc import Callable
 
+SAVE_NAMES = ("save_secs", "save_steps")
+
 
 class SecondOrStepTimer:
     """Fires at its first step, then every so many steps or seconds.
@@ -23,6 +25,8 @@ class SecondOrStepTimer:
         every_secs: seconds between two firings.
         every_steps: steps between two firings.
         clock: tells the time in seconds.
+        asked_by: whose arguments they are, for error messages.
+        names: what they are called there.
 
     Raises:
         ValueError: unless exactly one of the two is given, and steps are more than 0.
@@ -33,14 +37,17 @@ class SecondOrStepTimer:
         every_secs: float | None = None,
         every_steps: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        asked_by: str = "SecondOrStepTimer",
+        names: tuple[str, str] = ("every_secs", "every_steps"),
     ) -> None:
         if (every_secs is None) == (every_steps is None):
             raise ValueError(
-                "Exactly one of every_secs and every_steps must be given, got "
-                f"every_secs={every_secs} and every_steps={every_steps}."
+                f"{asked_by}: Exactly one of {names[0]} and {names[1]} must be given, got "
+                f"{names[0]}={every_secs} and {names[1]}={every_steps}."
             )
         if every_steps is not None and every_steps <= 0:
-            raise ValueError(f"every_steps must be > 0, got {every_steps}.")
+            raise ValueError(f"{asked_by}: {names[1]} must be > 0, got {every_steps}.")
         self._every_secs = every_secs
         self._every_steps = every_steps
         self._clock = clock

@@ -93,7 +93,13 @@ class TrainCall:
         )
         return session, hooks
 
-    def run(self, session: TrainSession, feed: Feed, hooks: Sequence[SessionRunHook]) -> str | None:
+    def run(
+        self,
+        session: TrainSession,
+        feed: Feed,
+        hooks: Sequence[SessionRunHook],
+        interrupt: Interrupt,
+    ) -> str | None:
         """Runs the loop to its end and hands the variables on to later calls.
 
         Returns:
@@ -101,13 +107,12 @@ class TrainCall:
         """
         first = session.global_step
         progress = ProgressBarHook("train", first, self._last_step(first))
+        closing = [hook.close for hook in (*hooks, progress)]
         # The last save belongs to the run: a signal must not end the process in the middle of it.
-        with Interrupt() as interrupt:
-            closing = [hook.close for hook in (*hooks, progress)]
-            with giving_back(*closing, session.close, self.writers.flush):
-                made = run_hooked(
-                    session, feed, [*hooks, progress], interrupt, self.config.steps_per_execution
-                )
+        with giving_back(*closing, session.close, self.writers.flush):
+            made = run_hooked(
+                session, feed, [*hooks, progress], interrupt, self.config.steps_per_execution
+            )
         if made > 0:
             _LOG.info("Loss for final step: %s.", session.outputs["loss"])
         elif interrupt.requested is None:
@@ -180,6 +185,14 @@ class TrainCall:
         if not savers and (secs or every):
             savers = [CheckpointSaverHook(self.model_dir, secs or None, every or None)]
             chief = [*savers, *chief]
+        elsewhere = [saver.directory for saver in savers if not self._is_own(saver.directory)]
+        if savers and len(elsewhere) == len(savers):
+            _LOG.warning(
+                "Checkpoints go to %s only: evaluate, predict and the next train look into %s, and "
+                "will find nothing of this run there.",
+                sorted(map(str, elsewhere)),
+                self.model_dir,
+            )
         if self.listeners:
             if not savers:
                 raise ValueError(
@@ -189,6 +202,9 @@ class TrainCall:
                 )
             savers[0].add_listeners(self.listeners)
         return [*chief, *worker]
+
+    def _is_own(self, directory: str) -> bool:
+        return os.path.abspath(directory) == os.path.abspath(self.model_dir)
 
     def _last_step(self, first: int) -> int | None:
         return self.max_steps if self.steps is None else first + self.steps

@@ -27,6 +27,7 @@ from estimator.live import Live, check_same_variables
 from estimator.placement import Placement
 from estimator.run_config import RunConfig
 from estimator.session import (
+    NAN_CURE,
     NanLossDuringTrainingError,
     Session,
     SessionRunContext,
@@ -173,8 +174,7 @@ class TrainSession(Session):
         what += [f"the variables {bad}"] if bad else []
         message = (
             f"Not a finite number: {' and '.join(what)}. Nothing is saved at step "
-            f"{self.global_step}; the last checkpoint is from before. Lower the learning rate, "
-            "clip the gradients, or look for a division by zero or log of zero."
+            f"{self.global_step}; the last checkpoint is from before. {NAN_CURE}"
         )
         if self._fail_on_nan:
             raise NanLossDuringTrainingError(message)

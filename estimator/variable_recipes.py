@@ -181,7 +181,8 @@ def first_value(
     if jnp.shape(value) != recipe.shape:
         raise ValueError(
             f"The initializer of {recipe.describe()} made an array of shape {jnp.shape(value)}. "
-            "It must make the shape it is called with: initializer(key, shape, dtype)."
+            "It must make the shape it is called with: initializer(key, shape, dtype). (A function "
+            "that makes initializers must be called first: he_normal().)"
         )
     return jnp.asarray(value, recipe.dtype)
 

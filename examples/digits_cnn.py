@@ -169,7 +169,10 @@ def main():
     accuracies = [float(results["accuracy"]) for _, results in runs]
     one_picture = 1.001 / len(load_data()[1][1])
     if min(accuracies) < 0.98 or max(accuracies) - min(accuracies) > one_picture:
-        sys.exit(f"accuracies {accuracies}: wanted are 0.98 or more, the same but for a picture")
+        sys.exit(
+            f"accuracies {accuracies}: each should be at least 0.98, and they should differ by one "
+            "picture at the most"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Evaluation: what evaluate answers, from which variables, and what it writes."""
 
+import dataclasses
 import os
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -249,3 +252,42 @@ def _uniform(key):
     import jax
 
     return jax.random.uniform(key)
+
+
+def test_an_error_of_a_metric_names_its_key(model_dir):
+    def model_fn(features, labels, mode, params):
+        spec = line(features, labels, mode, params)
+        auc = est.metrics.auc(labels > 0, features["x"][:, 0] * 100)
+        return spec._replace(eval_metric_ops={"area": auc})
+
+    with pytest.raises(ValueError, match=r"jax\.nn\.sigmoid") as raised:
+        make(model_fn, model_dir).evaluate(lambda: batches(1))
+    assert raised.value.__notes__ == ['This is eval_metric_ops["area"].']
+
+
+class Unregistered(est.metrics.Metric):
+    """What is forgotten most easily of a metric of one's own."""
+
+    def compute(self):
+        return 0.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Named(est.metrics.Metric):
+    total: Any
+    name: str
+
+    def compute(self):
+        return self.total
+
+
+@pytest.mark.parametrize("metric", [Unregistered(), Named(1.0, "mine")], ids=["alone", "named"])
+def test_a_metric_that_is_no_pytree_of_sums_is_refused(model_dir, metric):
+    def model_fn(features, labels, mode, params):
+        spec = line(features, labels, mode, params)
+        return spec._replace(eval_metric_ops={"mine": metric})
+
+    message = r'eval_metric_ops\["mine"\]: \w+ must be a pytree of sums. Write @jax'
+    with pytest.raises(TypeError, match=message):
+        make(model_fn, model_dir).evaluate(lambda: batches(1))

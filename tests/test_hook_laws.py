@@ -41,7 +41,7 @@ REFUSED = [
     ("CheckpointSaverHook", "predict", "Give a CheckpointSaverHook to train"),
     ("StepCounterHook", "evaluate", "StepCounterHook.*train"),
     ("StepCounterHook", "predict", "StepCounterHook.*train"),
-    ("SummarySaverHook", "predict", 'SummarySaverHook: there is no "summaries" to fetch'),
+    ("SummarySaverHook", "predict", 'SummarySaverHook: this run has no "summaries"'),
 ]
 METHODS = ["begin", "after_create_session", "before_run", "after_run", "end", "close"]
 CALLS = ["train", "evaluate", "predict"]

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from estimator import layers
-from estimator.context import Frame
-from estimator.variables import apply, get_variable, initialize, trace
+from estimator.variables import apply, initialize, trace
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
@@ -412,35 +411,3 @@ def test_conv2d_refuses_what_it_cannot_slide_over(settings, message):
 def test_flatten_refuses_what_has_no_rows(inputs, settings, message):
     with pytest.raises(ValueError, match=f"layers.flatten: needs inputs .*{message}"):
         layers.flatten(inputs, **settings)
-
-
-# Names.
-
-
-def test_a_layer_of_ones_own_is_numbered_like_the_others():
-    def scale(x, name=None):
-        with layers.layer_scope("scale", name) as scope:
-            get_variable("factor", ())
-            return scope
-
-    assert trace_result(lambda: [scale(X), scale(X), scale(X, "mine"), scale(X)]) == [
-        "scale",
-        "scale_1",
-        "mine",
-        "scale_2",
-    ]
-
-
-def trace_result(fn):
-    found = []
-    trace(lambda: found.extend(fn()), frame=Frame())
-    return found
-
-
-def test_a_layer_is_numbered_also_where_it_does_nothing():
-    def fn(training):
-        layers.dropout(X, training=training)
-        with layers.layer_scope("dropout", None) as scope:
-            return [scope]
-
-    assert trace_result(lambda: fn(True)) == trace_result(lambda: fn(False)) == ["dropout_1"]

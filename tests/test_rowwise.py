@@ -106,8 +106,8 @@ def test_a_variable_asked_for_inside_is_the_same_variable_with_the_same_gradient
 
 @pytest.mark.parametrize(
     "rows",
-    [(), (np.zeros((2, 3)), np.zeros(3)), (np.zeros(()),)],
-    ids=["none", "unequal", "scalar"],
+    [(np.zeros((2, 3)), np.zeros(3)), (np.zeros(()),)],
+    ids=["unequal", "scalar"],
 )
 def test_rows_must_be_equally_many(rows):
     with pytest.raises(ValueError, match="needs arrays of equally many rows, got shapes"):
@@ -117,3 +117,14 @@ def test_rows_must_be_equally_many(rows):
 def test_rowwise_works_inside_a_model_fn_only():
     with pytest.raises(RuntimeError, match="rowwise was called outside a model_fn"):
         est.rowwise(lambda shared, x: x, None, np.zeros(3))
+
+
+@pytest.mark.parametrize("fn", [lambda shared, x: x.mean(), lambda shared, x: (x, x[:1])])
+def test_a_function_that_makes_no_row_of_a_row_is_refused_on_one_device_too(fn):
+    with pytest.raises(ValueError, match="of 3 rows the function made arrays of shapes"):
+        run(Frame(), lambda: est.rowwise(fn, None, np.zeros((3, 2))))
+
+
+def test_no_rows_at_all_say_how_to_call_it():
+    with pytest.raises(ValueError, match=r"no rows were given. Call rowwise\(fn, shared, \*rows\)"):
+        run(Frame(), lambda: est.rowwise(lambda x: x, np.zeros(3)))

@@ -1,5 +1,7 @@
 """The session: what hooks can fetch, and what a run promises them."""
 
+import signal
+
 import numpy as np
 import pytest
 from models import (
@@ -90,7 +92,7 @@ def test_a_hook_made_of_a_traced_array_is_refused(model_dir, hook):
         spec = line(features, labels, mode, params)
         return spec._replace(training_hooks=[hook(spec.loss)])
 
-    with pytest.raises(TypeError, match=r"was given a traced array.*summary\.tag"):
+    with pytest.raises(TypeError, match=r"was given a traced array.*estimator\.tag"):
         quiet(model_dir, model_fn).train(endless, steps=1)
 
 
@@ -139,3 +141,20 @@ def test_chief_hooks_come_first_and_training_hooks_last(model_dir):
     quiet(model_dir, model_fn).train(lambda: batches(1), [Notes("user", log)])
     assert [name for name, call, *_ in log if call == "end"] == ["chief", "user", "spec"]
     assert [name for name, call, *_ in log if call == "after_run"] == ["chief", "user", "spec"]
+
+
+def test_a_signal_that_comes_while_the_model_fn_is_traced_ends_the_call_before_its_first_step(
+    model_dir,
+):
+    def model_fn(features, labels, mode, params):
+        if mode == est.ModeKeys.TRAIN and not estimator.interrupted and not sent:
+            sent.append(1)
+            signal.raise_signal(signal.SIGINT)
+        return line(features, labels, mode, params)
+
+    sent = []
+    estimator = quiet(model_dir, model_fn)
+    estimator.train(lambda: batches(3))
+    assert estimator.interrupted == "SIGINT"
+    assert steps_of(estimator) == [0]
+    assert steps_of(estimator.train(lambda: batches(3))) == [0, 3]

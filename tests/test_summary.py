@@ -75,6 +75,8 @@ def test_a_summary_outside_a_model_fn_is_an_error(kind):
         (lambda: summary.image("s", jnp.ones((1, 2, 2, 2))), ValueError, r"\[1, 3, 4\] channels"),
         (lambda: summary.image("s", jnp.ones((1, 2, 2, 1), int)), ValueError, "needs uint8 or"),
         (lambda: summary.image("s", jnp.ones((1, 2, 2, 1)), 0), ValueError, "max_outputs.*got 0"),
+        (lambda: summary.scalar(1.0, "s"), TypeError, r"must be str.*summary.scalar\(name, value"),
+        (lambda: summary.scalar("s", 1.0, ["c"]), TypeError, r"must be str, got 's' and \['c'\]"),
         (lambda: summary.text("s", 3), TypeError, "needs a str, a list of str.*got 3"),
         (lambda: summary.text("s", ["a", 3]), TypeError, "needs a str"),
     ],
@@ -255,7 +257,7 @@ def test_without_such_a_hook_an_evaluation_writes_its_results_only(model_dir):
 def test_predict_has_no_summaries(model_dir):
     estimator = quiet(model_dir)
     hook = est.SummarySaverHook(save_steps=1)
-    with pytest.raises(ValueError, match='SummarySaverHook: there is no "summaries" to fetch'):
+    with pytest.raises(ValueError, match='SummarySaverHook: this run has no "summaries"'):
         list(estimator.predict(lambda: batches(1), hooks=[hook]))
 
 
