@@ -275,7 +275,8 @@ def main():
     elif args.alone:
         steps_a_second(None if args.alone == "default" else args.alone)
     else:
-        counts = [("cpu", 1), ("cpu", 2), *(("cuda", n) for n in (1, 2, 4, 8) if n <= gpus())]
+        found = gpus()
+        counts = [("cpu", 1), ("cpu", 2), *(("cuda", n) for n in (1, 2, 4, 8) if n <= found)]
         for name in MODELS:
             for platform, count in counts:
                 if f"{name}, {count}".startswith(args.case):

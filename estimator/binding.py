@@ -232,7 +232,7 @@ def _outputs_of_step(
         for name, r in recipes.variables.items()
         if r.trainable
     }
-    if mode != ModeKeys.TRAIN or (not trainable and spec.train_op is None):
+    if mode != ModeKeys.TRAIN or not trainable:
         return recipes.tags, recipes.summaries
     if spec.train_op is None:
         raise ValueError(

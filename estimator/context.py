@@ -127,12 +127,21 @@ class Frame:
     def _renew_cache_key(self) -> None:
         self._contexts.enter_context(_CACHE_KEY((self.token, self.scope, self._write_count)))
 
+    @contextlib.contextmanager
+    def inner_trace(self) -> Iterator[None]:
+        """Lets nothing be drawn or written down meanwhile, as inside an inner transform."""
+        outer, self.trace_state = self.trace_state, None
+        try:
+            yield
+        finally:
+            self.trace_state = outer
+
     def refuse_inner_trace(self, call: str, instead: str) -> None:
         """Raises if `call` is made inside the body of an inner transform."""
         if get_opaque_trace_state() != self.trace_state:
             raise ValueError(
-                f"{call} inside jax.lax.scan, cond, while_loop, vmap, grad, jit or remat: the body "
-                f"is traced once, or twice, but runs any number of times. {instead}"
+                f"{call} inside jax.lax.scan, cond, while_loop, vmap, grad, jit, remat or rowwise: "
+                f"the body is traced once, or twice, but runs any number of times. {instead}"
             )
 
 

@@ -123,8 +123,7 @@ def max_pooling2d(
     """
     del name
     inputs = _images("max_pooling2d", inputs, data_format)
-    is_float = jnp.issubdtype(inputs.dtype, jnp.floating)
-    least = np.array(-np.inf if is_float else np.iinfo(inputs.dtype).min, inputs.dtype)
+    least = np.array(_least(inputs.dtype), inputs.dtype)
     window = _window("max_pooling2d", inputs, pool_size, strides, padding, data_format)
     return jax.lax.reduce_window(inputs, least, jax.lax.max, *window)
 
@@ -165,6 +164,12 @@ def average_pooling2d(
     sums = jax.lax.reduce_window(inputs, zero, jax.lax.add, *window)
     counts = jax.lax.reduce_window(jnp.ones_like(inputs[:1]), zero, jax.lax.add, *window)
     return (sums / counts).astype(dtype)
+
+
+def _least(dtype: Any) -> float | int:
+    if jnp.issubdtype(dtype, jnp.floating):
+        return -np.inf
+    return 0 if dtype.kind == "b" else np.iinfo(dtype).min
 
 
 def _images(layer: str, inputs: Any, data_format: str) -> jax.Array:

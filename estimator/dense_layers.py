@@ -161,7 +161,8 @@ def embedding(
         table = get_variable(
             "embeddings", (input_dim, output_dim), initializer, jnp.float32, trainable
         )
-    missing = inputs == -1
+    signed = jnp.issubdtype(inputs.dtype, jnp.signedinteger)
+    missing = inputs == -1 if signed else jnp.zeros(inputs.shape, bool)
     rows = table.at[jnp.where(missing, 0, inputs)].get(
         mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
     )

@@ -74,7 +74,9 @@ class Estimator:
         warm_start = check_warm_start(warm_start_from)
         self._variables = LiveVariables(self.model_dir, self._config, warm_start)
         self._writers = EventWriters()
-        self._placement_for = functools.cache(placement_for)
+        # One for training and one for the rest: each warns once of batches that do not divide.
+        self._train_placement = functools.cache(placement_for)
+        self._read_placement = functools.cache(placement_for)
         self._training: TrainSession | None = None
         self._interrupted: str | None = None
 
@@ -157,7 +159,7 @@ class Estimator:
         if max_steps is not None and self._has_reached(max_steps):
             _LOG.info("Skipping training: max_steps=%d was reached already.", max_steps)
             return self
-        placement = self._placement_for(self._config.train_distribute)
+        placement = self._train_placement(self._config.train_distribute)
         call = TrainCall(
             model=self._model,
             variables=self._variables,
@@ -212,7 +214,7 @@ class Estimator:
         check_count("evaluate", "steps", steps)
         path = checked_checkpoint("evaluate", checkpoint_path)
         self._wait_for_saves()
-        placement = self._placement_for(self._config.eval_distribute)
+        placement = self._read_placement(self._config.eval_distribute)
         with self._feed(input_fn, ModeKeys.EVAL, placement) as feed:
             first = feed.peek()
             if first is None:
@@ -269,7 +271,7 @@ class Estimator:
             raise TypeError(f"predict: input_fn must be a function, got {input_fn!r}.")
         keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
         keys = None if keys is None else tuple(keys)
-        placement = self._placement_for(self._config.eval_distribute)
+        placement = self._read_placement(self._config.eval_distribute)
         opened = None if keys is None else self._opened(input_fn, placement, keys)
 
         def answers() -> Iterator[Any]:

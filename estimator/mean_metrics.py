@@ -12,7 +12,16 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
-from estimator.metric_base import Metric, array_module, divide, same_shape, value_of, weights_for
+from estimator.metric_base import (
+    Metric,
+    array_module,
+    count_of,
+    divide,
+    one_or,
+    same_shape,
+    value_of,
+    weights_for,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -82,6 +91,8 @@ class Determination(Metric):
     shift: Any
     total: Any
     squares: Any
+    low: Any
+    high: Any
 
     def merge(self, other: Self) -> Self:
         """Returns the metric of both batches together."""
@@ -95,13 +106,16 @@ class Determination(Metric):
             shift=self._mean() + step * share,
             total=0.0 * count,
             squares=self._spread() + other._spread() + step**2 * self.count * share,
+            low=array_module(self.low).minimum(self.low, other.low),
+            high=array_module(self.high).maximum(self.high, other.high),
         )
 
     def compute(self) -> Any:
         """Returns it; where all labels are equal 1 for no error and 0 for any."""
-        xp, spread = array_module(self.count), self._spread()
-        missed = xp.where(spread == 0, xp.where(self.errors == 0, 0.0, 1.0), self.errors)
-        return value_of(1.0 - missed / xp.where(spread == 0, 1.0, spread))
+        # Not `spread == 0`: rounding leaves a little of it.
+        xp, equal = array_module(self.count), self.low >= self.high
+        missed = xp.where(equal, xp.where(self.errors == 0, 0.0, 1.0), self.errors)
+        return value_of(1.0 - missed / xp.where(equal, 1.0, self._spread()))
 
     def _mean(self) -> Any:
         return self.shift + divide(self.total, self.count)
@@ -159,6 +173,7 @@ def accuracy(labels: Any, predictions: Any, weights: Any = None, name: str | Non
     Raises:
         ValueError: if the shapes differ.
     """
+    del name
     labels, predictions = same_shape("accuracy", labels, predictions)
     if labels.dtype != predictions.dtype:
         # Not JAX's promotion: with it 2049 is equal to the float16 2048.
@@ -166,7 +181,8 @@ def accuracy(labels: Any, predictions: Any, weights: Any = None, name: str | Non
         kind = "float" if any(jnp.issubdtype(dtype, jnp.floating) for dtype in both) else "int"
         common = f"{kind}{max(32, *(8 * dtype.itemsize for dtype in both))}"
         labels, predictions = labels.astype(common), predictions.astype(common)
-    return mean(labels == predictions, weights, name)
+    equal = labels == predictions
+    return Mean(count_of(equal, weights), count_of(jnp.ones_like(equal), weights))
 
 
 def mean_squared_error(
@@ -325,7 +341,16 @@ def r2(
     shift = divide(*_total_and_count(labels, weights))
     total, count = _total_and_count(labels - shift, weights)
     squares = _total_and_count((labels - shift) ** 2, weights)[0]
-    return Determination(_total_and_count(errors**2, weights)[0], count, shift, total, squares)
+    counted = one_or(labels, weights) != 0
+    return Determination(
+        errors=_total_and_count(errors**2, weights)[0],
+        count=count,
+        shift=shift,
+        total=total,
+        squares=squares,
+        low=jnp.min(labels, where=counted, initial=jnp.inf),
+        high=jnp.max(labels, where=counted, initial=-jnp.inf),
+    )
 
 
 def _errors(who: str, labels: Any, predictions: Any) -> jax.Array:

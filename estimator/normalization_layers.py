@@ -67,8 +67,8 @@ def batch_normalization(
     Raises:
         ValueError: if the inputs have no such axis.
 
-    Source: Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1; as in TensorFlow the moving
-    variance takes the batch's biased variance.
+    Source: Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1. The moving variance takes
+    the batch's biased variance.
     """
     inputs = jnp.asarray(inputs)
     (axis,) = _checked_axes("batch_normalization", inputs, axis)

@@ -116,8 +116,8 @@ class MeshPlacement(Placement):
         if not self._has_told:
             self._has_told = True
             _LOG.warning(
-                "DataParallel: batches of %s rows do not divide over %d devices, so each device "
-                "computes them whole: the numbers are right, but nothing is gained. Choose a batch "
+                "DataParallel: a batch of %s rows does not divide over %d devices, so each device "
+                "computes it whole: the numbers are right, but nothing is gained. Choose a batch "
                 "size that is a multiple of %d.",
                 "/".join(str(count) for count in sorted(set(rows))),
                 self._mesh.size,

@@ -45,13 +45,14 @@ def rowwise(fn: Callable[..., Any], shared: Any, *rows: Any) -> Any:
     Raises:
         ValueError: if there are no rows, or they are not equally many.
     """
-    mesh = current_frame("rowwise").mesh
+    frame = current_frame("rowwise")
+    mesh = frame.mesh
     if not rows:
         raise ValueError(
             "rowwise: no rows were given. Call rowwise(fn, shared, *rows); where rows share "
             "nothing, shared is None."
         )
-    shapes = [leaf.shape for leaf in jax.tree.leaves(rows)]
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(rows)]
     counts = {shape[:1] for shape in shapes}
     if len(counts) != 1 or () in counts:
         raise ValueError(
@@ -60,8 +61,9 @@ def rowwise(fn: Callable[..., Any], shared: Any, *rows: Any) -> Any:
         )
     ((count,),) = counts
     # Rows that do not divide are on every device, as the batch is.
-    if mesh is None or count == 0 or count % mesh.size:
-        out = fn(shared, *rows)
+    if mesh is None or mesh.size == 1 or count == 0 or count % mesh.size:
+        with frame.inner_trace():
+            out = fn(shared, *rows)
         made = [jnp.shape(leaf) for leaf in jax.tree.leaves(out)]
         if any(shape[:1] != (count,) for shape in made):
             raise ValueError(

@@ -46,7 +46,8 @@ class RunConfig:
         prefetch: batches that a thread prepares ahead; 0: none; None: two, where it pays (features
             made on the host, an accelerator).
         steps_per_execution: steps made in one dispatch. More is faster for small models; hooks that
-            need every step take blocks apart.
+            need every step take blocks apart. A step inside a block may round differently from one
+            alone, so a resumed run then agrees to rounding, not to the bit.
         continue_input: whether a train call that follows one that has ended goes on in its input
             where that one stopped. After a call that was killed it always does.
         allocator: `"tuned"` keeps large blocks of memory in the process, on Linux with glibc: a

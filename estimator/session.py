@@ -102,7 +102,7 @@ class Session(abc.ABC):
 
     def summary_writer(self, directory: str | None = None) -> Any:
         """Returns the event writer of a directory, by default that of the run."""
-        raise NotImplementedError
+        raise ValueError(f"This run writes no event files, and so none into {directory}.")
 
     def check(self, fetches: Any, asked_by: str) -> None:
         """Raises ValueError at once if `fetches` holds a name that this run cannot give."""
@@ -216,29 +216,31 @@ class NanLossDuringTrainingError(RuntimeError):
 
 
 @contextlib.contextmanager
-def giving_back(*steps: Callable[[], None]) -> Iterator[None]:
-    """Runs all the steps when the block is left, though one of them fails.
+def giving_back(*closings: Callable[[], None]) -> Iterator[None]:
+    """Makes all the calls when the block is left, though one of them fails.
 
-    The first failure is raised then; behind an error of the block, which it would hide, it is
-    logged.
+    The first failure is raised then; others, and those behind an error of the block, which they
+    would hide, are logged.
     """
     failures: list[Exception] = []
 
-    def run_all() -> None:
-        for step in steps:
+    def close_all() -> None:
+        for closing in closings:
             try:
-                step()
+                closing()
             except Exception as failure:
                 failures.append(failure)
 
     try:
         yield
     except BaseException:
-        run_all()
+        close_all()
         for failure in failures:
             _LOG.error("%s", failure)
         raise
-    run_all()
+    close_all()
+    for failure in failures[1:]:
+        _LOG.error("%s", failure)
     if failures:
         raise failures[0]
 

@@ -14,6 +14,8 @@ _LOG = logging.getLogger(__name__)
 class GlobalStepWaiterHook(SessionRunHook):
     """Holds a run back until the global step is reached, by other workers.
 
+    Where no other makes steps, as in a run of one process, it waits until a second Ctrl-C.
+
     >>> GlobalStepWaiterHook(wait_until_step=100).next_step(0)
     1
 

@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh
 
 from estimator.binding import Binding, apply_train_op
-from estimator.context import Frame, run
+from estimator.context import Frame, fold_name, run
 from estimator.train_state import TrainState
 
 Outputs = dict[str, Any]
@@ -28,10 +28,10 @@ Outputs = dict[str, Any]
 class TrainSteps:
     """The compiled training steps of one binding.
 
-    `one` and `with_summaries` map `(leaves of the state, inputs)` to `(leaves, outputs)`; `block`
-    takes inputs stacked along a new first axis. Outputs are `loss` and the tags; after a block the
-    last step's with its summaries, and `losses`, all of its losses. Each compiles at its first call
-    and donates the leaves.
+    `one` maps `(leaves of the state, inputs)` to `(leaves, outputs)`; `block` takes inputs stacked
+    along a new first axis. Outputs are `loss` and the tags; after a block the last step's, and
+    `losses`, all of its losses. `one_with_summaries` and `block_with_summaries` give the (last)
+    step's summaries, too. Each compiles at its first call and donates the leaves.
 
     Args:
         binding: what the model_fn asks for.
@@ -48,12 +48,12 @@ class TrainSteps:
             return jax.jit(flat, donate_argnums=0)
 
         self.one = compiled(functools.partial(_train_step, summaries=False))
-        # Without summaries of its own a model needs no second program.
-        summarised = bool(binding.summaries)
-        self.with_summaries = (
-            compiled(functools.partial(_train_step, summaries=True)) if summarised else self.one
-        )
-        self.block = compiled(_train_block)
+        self.block = compiled(functools.partial(_train_block, summaries=False))
+        # Without summaries of its own a model needs no other programs.
+        self.one_with_summaries, self.block_with_summaries = self.one, self.block
+        if binding.summaries:
+            self.one_with_summaries = compiled(functools.partial(_train_step, summaries=True))
+            self.block_with_summaries = compiled(functools.partial(_train_block, summaries=True))
 
 
 def opt_state_shapes(binding: Binding) -> Any:
@@ -152,7 +152,8 @@ def _train_step(
         (loss, aux), gradients = jax.value_and_grad(loss_fn, has_aux=True)(trainable)
         writes, tags, made = aux
         # A frame of its own: the gradient ended the other one's trace.
-        frame = Frame(state.values, writable=False, key=state.key, step=state.step)
+        key = fold_name(state.key, "train_op")
+        frame = Frame(state.values, writable=False, key=key, step=state.step, mesh=mesh)
         frame.tags, frame.summaries = dict(tags), dict(made)
         train_op = binding.spec.train_op
         updates, opt_state = run(
@@ -169,10 +170,10 @@ def _train_step(
 
 
 def _train_block(
-    binding: Binding, mesh: Mesh | None, state: TrainState, stacked: list[Any]
+    binding: Binding, mesh: Mesh | None, state: TrainState, stacked: list[Any], summaries: bool
 ) -> tuple[TrainState, Outputs]:
     step = functools.partial(_train_step, binding, mesh, summaries=False)
-    if not binding.summaries:
+    if not summaries:
         state, outputs = jax.lax.scan(step, state, stacked)
         return state, {**jax.tree.map(lambda x: x[-1], outputs), "losses": outputs["loss"]}
     # Only the last step's summaries can be seen, so only they are computed.

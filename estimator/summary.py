@@ -81,10 +81,10 @@ def scalar(name: str, tensor: Any, family: str | None = None) -> None:
     current_frame(call)
     _check_name(call, name, family)
     value = jnp.asarray(tensor)
-    if value.size != 1:
+    if value.size != 1 or jnp.iscomplexobj(value):
         raise ValueError(
-            f"{call}: needs one number, got an array of shape {value.shape}. Write its mean, for "
-            "example, or summary.histogram of all of them."
+            f"{call}: needs one real number, got {value.dtype} of shape {value.shape}. Write its "
+            "mean, for example, or summary.histogram of all of them."
         )
     _note(call, name, family, value.reshape(()))
 
@@ -133,7 +133,7 @@ def image(name: str, tensor: Any, max_outputs: int = 3, family: str | None = Non
     _check_name(call, name, family)
     pixels = jnp.asarray(tensor)
     kind = pixels.dtype
-    fits = pixels.ndim == 4 and pixels.shape[-1] in _CHANNELS
+    fits = pixels.ndim == 4 and pixels.shape[-1] in _CHANNELS and 0 not in pixels.shape[1:]
     if not fits or not (kind == jnp.uint8 or jnp.issubdtype(kind, jnp.floating)):
         raise ValueError(
             f"{call}: needs uint8 or floats of shape (batch, height, width, channels) with "

@@ -144,8 +144,9 @@ class BestRate(Metric):
         """
         counts = Confusion.of(self.buckets)
         rates, others = _RATES[self.rate](counts), _RATES[self.other](counts)
-        xp = array_module(rates)
-        return self.buckets.checked(xp.max(xp.where(others >= self.least - _SLACK, rates, 0.0)))
+        xp, exact = array_module(rates), jnp.issubdtype(self.buckets.positives.dtype, jnp.integer)
+        reached = others >= self.least - (0.0 if exact else _SLACK)
+        return self.buckets.checked(xp.max(xp.where(reached, rates, 0.0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +222,7 @@ def auc(
         thresholds: the thresholds between 0 and 1, in place of evenly spaced ones.
 
     Returns:
-        A metric; 0 where all labels are the same.
+        A metric; the area under a ROC curve is 0 where all labels are the same.
 
     Raises:
         ValueError: if the shapes differ, or a setting cannot be.

@@ -132,9 +132,10 @@ class TrainSession(Session):
         compiled = self._steps
         if item.count > 1:
             inputs = self._placement.put_block(item.inputs)
-            self._leaves, self.outputs = compiled.block(self._leaves, inputs)
+            run = compiled.block_with_summaries if summaries else compiled.block
+            self._leaves, self.outputs = run(self._leaves, inputs)
         else:
-            run = compiled.with_summaries if summaries else compiled.one
+            run = compiled.one_with_summaries if summaries else compiled.one
             inputs = item.inputs
             if self._placement.moves_batches and not self._feed.places:
                 inputs = self._placement.put_batch(inputs)

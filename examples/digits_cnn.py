@@ -155,7 +155,7 @@ def main():
     parser.add_argument("--model-dir", default="runs/digits")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--devices", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--picture", help="where to draw the curves of the first run")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -411,3 +411,9 @@ def test_conv2d_refuses_what_it_cannot_slide_over(settings, message):
 def test_flatten_refuses_what_has_no_rows(inputs, settings, message):
     with pytest.raises(ValueError, match=f"layers.flatten: needs inputs .*{message}"):
         layers.flatten(inputs, **settings)
+
+
+def test_no_id_is_missing_where_there_is_no_sign():
+    table = np.arange(256, dtype=np.float32)[:, None]
+    net = apply(lambda ids: layers.embedding(ids, 256, 1), {"embedding/embeddings": table})
+    assert net(np.uint8([255, 3]))[0].ravel().tolist() == [255, 3]

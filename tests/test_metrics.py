@@ -422,3 +422,24 @@ def test_the_pair_works_inside_a_model_fn(model_dir):
     logits = x @ estimator.get_variable_value("dense/kernel")
     result = estimator.evaluate(batches)
     np.testing.assert_allclose(result["accuracy"], (logits.argmax(-1) == labels).mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_r2_of_equal_labels_is_one_for_no_error_and_zero_for_any_whatever_the_weights(seed):
+    draw = np.random.default_rng(seed)
+    labels, weights = np.full(100, 0.3, np.float32), draw.uniform(0, 1, 100).astype(np.float32)
+    wrong = labels + np.float32(0.5) * (np.arange(100) == 0)
+    for predictions, wanted in ((labels, 1), (wrong, 0)):
+        whole = to_host(metrics.r2(labels, predictions, weights))
+        halves = [
+            to_host(metrics.r2(*(x[i::2] for x in (labels, predictions, weights)))) for i in (0, 1)
+        ]
+        assert whole.compute() == halves[0].merge(halves[1]).compute() == wanted
+
+
+def test_a_recall_that_just_misses_its_constraint_misses_it():
+    labels = np.repeat([1, 0], 3_000_000)
+    predictions = np.where(labels == 1, 0.9, 0.5).astype(np.float32)
+    predictions[0] = 0.001
+    metric = to_host(metrics.precision_at_recall(labels, predictions, recall=1.0))
+    assert metric.compute() == 0.5

@@ -128,3 +128,11 @@ def test_a_function_that_makes_no_row_of_a_row_is_refused_on_one_device_too(fn):
 def test_no_rows_at_all_say_how_to_call_it():
     with pytest.raises(ValueError, match=r"no rows were given. Call rowwise\(fn, shared, \*rows\)"):
         run(Frame(), lambda: est.rowwise(lambda x: x, np.zeros(3)))
+
+
+def test_a_key_is_drawn_outside_on_one_device_too():
+    def fn(shared, x):
+        return x + jax.random.normal(est.next_rng_key(), x.shape)
+
+    with pytest.raises(ValueError, match=r"next_rng_key\(\) inside .* or rowwise"):
+        run(Frame(key=jax.random.key(0)), lambda: est.rowwise(fn, None, np.zeros((3, 2))))

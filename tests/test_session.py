@@ -15,6 +15,7 @@ from models import (
 )
 
 import estimator as est
+from estimator.session import giving_back
 
 # What hooks can fetch.
 
@@ -158,3 +159,22 @@ def test_a_signal_that_comes_while_the_model_fn_is_traced_ends_the_call_before_i
     assert estimator.interrupted == "SIGINT"
     assert steps_of(estimator) == [0]
     assert steps_of(estimator.train(lambda: batches(3))) == [0, 3]
+
+
+def test_what_is_given_back_is_given_back_though_some_of_it_fails(caplog):
+    given = []
+
+    def fails(name):
+        given.append(name)
+        raise OSError(name)
+
+    with (
+        pytest.raises(OSError, match="first"),
+        giving_back(lambda: fails("first"), lambda: given.append("second"), lambda: fails("third")),
+    ):
+        given.append("block")
+    assert given == ["block", "first", "second", "third"]
+    assert caplog.messages == ["third"]
+    with pytest.raises(ArithmeticError, match="block"), giving_back(lambda: fails("last")):
+        raise ArithmeticError("block")
+    assert caplog.messages == ["third", "last"]

@@ -70,7 +70,13 @@ def test_a_summary_outside_a_model_fn_is_an_error(kind):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: summary.scalar("s", jnp.ones(2)), ValueError, r"one number, got .*\(2,\)"),
+        (
+            lambda: summary.scalar("s", jnp.ones(2)),
+            ValueError,
+            r"one real number, got float32 of shape \(2,\)",
+        ),
+        (lambda: summary.scalar("s", jnp.complex64(1)), ValueError, "real number, got complex64"),
+        (lambda: summary.image("s", jnp.ones((1, 0, 2, 1))), ValueError, "needs uint8 or"),
         (lambda: summary.image("s", jnp.ones((2, 2, 1))), ValueError, r"float32 of shape \(2, 2"),
         (lambda: summary.image("s", jnp.ones((1, 2, 2, 2))), ValueError, r"\[1, 3, 4\] channels"),
         (lambda: summary.image("s", jnp.ones((1, 2, 2, 1), int)), ValueError, "needs uint8 or"),
@@ -223,6 +229,25 @@ def test_a_summary_is_computed_only_in_the_steps_that_write_it(model_dir):
     assert len(calls) == 3
 
 
+@pytest.mark.parametrize(("every", "written"), [(0, []), (10, [1, 11, 21])])
+def test_a_block_that_writes_no_summary_computes_none(model_dir, every, written):
+    calls = []
+
+    def model_fn(features, labels, mode, params):
+        def called(x):
+            calls.append(1)
+            return x
+
+        shape = jax.ShapeDtypeStruct((), np.float32)
+        summary.scalar("costly", jax.pure_callback(called, shape, features["x"].sum()))
+        return line(features, labels, mode, params)
+
+    estimator = quiet(model_dir, model_fn, save_summary_steps=every, steps_per_execution=5)
+    estimator.train(endless, steps=21)
+    assert [step for step, _ in scalars(model_dir).get("costly", [])] == written
+    assert len(calls) == len(written)
+
+
 def test_an_evaluation_writes_the_summaries_of_its_first_batch_beside_its_results(model_dir):
     estimator = quiet(model_dir, talkative).train(endless, steps=2)
     estimator.evaluate(lambda: batches(3))
@@ -292,6 +317,25 @@ def test_an_optimizer_may_tag_and_summarise(model_dir):
         assert [step for step, _ in norms] == [1, 3]
         np.testing.assert_allclose(norms[0][1], optax.tree.norm(seen[0]), rtol=1e-6)
         estimator.train(lambda: batches(3, rows=7))  # other sizes trace the same binding again
+
+
+def test_an_optimizer_draws_other_random_keys_than_the_model_fn(model_dir):
+    def drawn():
+        def update(updates, state, params=None):
+            summary.tag("of_optimizer", jax.random.key_data(est.next_rng_key()))
+            return updates, state
+
+        return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+    def model_fn(features, labels, mode, params):
+        summary.tag("of_model", jax.random.key_data(est.next_rng_key()))
+        spec = line(features, labels, mode, params)
+        return spec._replace(train_op=optax.chain(drawn(), spec.train_op))
+
+    hook = est.FinalOpsHook(["of_model", "of_optimizer"])
+    quiet(model_dir, model_fn).train(endless, [hook], steps=2)
+    of_model, of_optimizer = hook.final_ops_values
+    assert (of_model != of_optimizer).any()
 
 
 def test_an_optimizer_that_asks_for_variables_is_refused(model_dir):
