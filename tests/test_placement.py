@@ -166,8 +166,8 @@ def test_an_input_whose_batches_never_divide_is_told_once(model_dir, caplog):
     for _ in range(2):
         estimator.evaluate(lambda: batches(3, rows=6))
     message = (
-        "DataParallel: a batch of 6 rows does not divide over 4 devices, so each device computes it "
-        "whole: the numbers are right, but nothing is gained. Choose a batch size that is a "
+        "DataParallel: a batch of 6 rows does not divide over 4 devices, so each device computes "
+        "it whole: the numbers are right, but nothing is gained. Choose a batch size that is a "
         "multiple of 4."
     )
     assert told(caplog) == [message] * 2, "once for training, once for the rest"
