@@ -16,6 +16,7 @@ import pytest
 # programs and run each a few times: XLA need not optimise them, which takes longer than running.
 XLA_FLAGS = {
     "--xla_backend_optimization_level": 0,
+    "--xla_llvm_disable_expensive_passes": "true",
     "--xla_force_host_platform_device_count": 4,
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds": 5,
     "--xla_cpu_collective_call_terminate_timeout_seconds": 20,
