@@ -6,6 +6,7 @@ Counts without weights are exact. Every one takes `weights` as `metrics.mean` do
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ from estimator.metric_base import (
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class BinaryRatio(Metric):
+class BinaryCount(Metric):
     """What a binary classifier has counted: `total`, or `total / count` where there is a count.
 
     Attributes:
@@ -88,7 +89,7 @@ class ClassMean(Metric):
 
 def precision(
     labels: Any, predictions: Any, weights: Any = None, name: str | None = None
-) -> BinaryRatio:
+) -> BinaryCount:
     """Returns which part of the positive predictions is right; 0 where there are none.
 
     >>> float(precision(labels=[1, 0, 1, 1], predictions=[1, 1, 0, 1]).compute())
@@ -104,14 +105,12 @@ def precision(
         ValueError: if the shapes differ.
     """
     del name
-    labels, predictions, strays = _binary("precision", labels, predictions, weights)
-    right = count_of(predictions & labels, weights)
-    return BinaryRatio(right, count_of(predictions, weights), strays)
+    return _binary("precision", labels, predictions, weights, lambda y, p: p & y, lambda y, p: p)
 
 
 def recall(
     labels: Any, predictions: Any, weights: Any = None, name: str | None = None
-) -> BinaryRatio:
+) -> BinaryCount:
     """Returns which part of the positive labels is found; 0 where there are none.
 
     >>> float(recall(labels=[1, 0, 1, 1], predictions=[1, 1, 0, 1]).compute())
@@ -127,61 +126,55 @@ def recall(
         ValueError: if the shapes differ.
     """
     del name
-    labels, predictions, strays = _binary("recall", labels, predictions, weights)
-    right = count_of(predictions & labels, weights)
-    return BinaryRatio(right, count_of(labels, weights), strays)
+    return _binary("recall", labels, predictions, weights, lambda y, p: p & y, lambda y, p: y)
 
 
 def true_positives(
     labels: Any, predictions: Any, weights: Any = None, name: str | None = None
-) -> BinaryRatio:
+) -> BinaryCount:
     """Returns how many positive predictions are right; arguments as for `precision`.
 
     >>> float(true_positives(labels=[1, 0, 1, 1], predictions=[1, 1, 0, 1]).compute())
     2.0
     """
     del name
-    labels, predictions, strays = _binary("true_positives", labels, predictions, weights)
-    return BinaryRatio(count_of(predictions & labels, weights), None, strays)
+    return _binary("true_positives", labels, predictions, weights, lambda y, p: p & y)
 
 
 def false_positives(
     labels: Any, predictions: Any, weights: Any = None, name: str | None = None
-) -> BinaryRatio:
+) -> BinaryCount:
     """Returns how many positive predictions are wrong; arguments as for `precision`.
 
     >>> float(false_positives(labels=[1, 0, 1, 1], predictions=[1, 1, 0, 1]).compute())
     1.0
     """
     del name
-    labels, predictions, strays = _binary("false_positives", labels, predictions, weights)
-    return BinaryRatio(count_of(predictions & ~labels, weights), None, strays)
+    return _binary("false_positives", labels, predictions, weights, lambda y, p: p & ~y)
 
 
 def true_negatives(
     labels: Any, predictions: Any, weights: Any = None, name: str | None = None
-) -> BinaryRatio:
+) -> BinaryCount:
     """Returns how many negative predictions are right; arguments as for `precision`.
 
     >>> float(true_negatives(labels=[1, 0, 1, 1], predictions=[1, 1, 0, 1]).compute())
     0.0
     """
     del name
-    labels, predictions, strays = _binary("true_negatives", labels, predictions, weights)
-    return BinaryRatio(count_of(~predictions & ~labels, weights), None, strays)
+    return _binary("true_negatives", labels, predictions, weights, lambda y, p: ~p & ~y)
 
 
 def false_negatives(
     labels: Any, predictions: Any, weights: Any = None, name: str | None = None
-) -> BinaryRatio:
+) -> BinaryCount:
     """Returns how many negative predictions are wrong; arguments as for `precision`.
 
     >>> float(false_negatives(labels=[1, 0, 1, 1], predictions=[1, 1, 0, 1]).compute())
     1.0
     """
     del name
-    labels, predictions, strays = _binary("false_negatives", labels, predictions, weights)
-    return BinaryRatio(count_of(~predictions & labels, weights), None, strays)
+    return _binary("false_negatives", labels, predictions, weights, lambda y, p: ~p & y)
 
 
 def mean_per_class_accuracy(
@@ -315,12 +308,19 @@ def precision_at_k(
 
 
 def _binary(
-    who: str, labels: Any, predictions: Any, weights: Any
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns labels and predictions as bools, and how many were neither 0 nor 1."""
+    who: str,
+    labels: Any,
+    predictions: Any,
+    weights: Any,
+    chosen: Callable[[jax.Array, jax.Array], jax.Array],
+    among: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> BinaryCount:
+    """Counts the examples that two functions of labels and predictions, as bools, choose."""
     labels, predictions = same_shape(who, labels, predictions)
     strays = strays_among((labels, predictions), is_binary, weights)
-    return labels.astype(bool), predictions.astype(bool), strays
+    y, p = labels.astype(bool), predictions.astype(bool)
+    count = None if among is None else count_of(among(y, p), weights)
+    return BinaryCount(count_of(chosen(y, p), weights), count, strays)
 
 
 def _classes(

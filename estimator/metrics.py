@@ -10,7 +10,7 @@ A batch makes sums on the device, the host adds them up in float64. A metric of 
 """
 
 from estimator.class_metrics import (
-    BinaryRatio,
+    BinaryCount,
     ClassMean,
     false_negatives,
     false_positives,
@@ -56,7 +56,7 @@ __all__ = [
     "AreaUnderCurve",
     "AtThresholds",
     "BestRate",
-    "BinaryRatio",
+    "BinaryCount",
     "ClassMean",
     "Determination",
     "Mean",
