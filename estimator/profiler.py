@@ -44,7 +44,7 @@ class ProfilerHook(SessionRunHook):
 
     def after_create_session(self, session: Session, coord: Any) -> None:
         """Notes where the run starts."""
-        self._first = session.global_step - session.batches
+        self._first = session.global_step
 
     def before_run(self, run_context: SessionRunContext) -> None:
         """Starts a trace, if it is time."""

@@ -78,7 +78,7 @@ class LoggingTensorHook(SessionRunHook):
     def after_create_session(self, session: Session, coord: Any) -> None:
         """Checks the names."""
         session.check(self._tensors, "LoggingTensorHook")
-        self._first = session.global_step - session.batches
+        self._first = session.global_step
 
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
         """Asks for the values, if it is time."""

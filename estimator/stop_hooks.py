@@ -52,7 +52,7 @@ class StopAtStepHook(SessionRunHook):
 
     def after_create_session(self, session: Session, coord: Any) -> None:
         """Counts from the present step."""
-        self._first = session.global_step - session.batches
+        self._first = session.global_step
         if self._num_steps is not None:
             self._last_step = session.global_step + self._num_steps
 
@@ -99,7 +99,7 @@ class NanTensorHook(SessionRunHook):
         """Checks the name."""
         session.check(self._name, "NanTensorHook")
         self._timer.reset()
-        self._first = session.global_step - session.batches
+        self._first = session.global_step
 
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs:
         """Asks for the loss."""
