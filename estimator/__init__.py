@@ -13,18 +13,23 @@ from estimator.checkpoint import DamagedCheckpointError, list_variables, load_va
 from estimator.estimator import Estimator
 from estimator.events import EventWriter
 from estimator.host_features import (
+    HostCheck,
     HostRecipe,
     Lookup,
     OutputRecipe,
     Trim,
+    host_check,
     host_feature,
     host_output,
+    raw_path,
+    raw_value,
 )
 from estimator.inputs import numpy_input_fn, pandas_input_fn
 from estimator.messages import did_you_mean
 from estimator.mode_keys import ModeKeys
 from estimator.model_fn import EstimatorSpec, Scaffold
 from estimator.placement import DataParallel
+from estimator.preview import preview
 from estimator.profiler import ProfilerHook
 from estimator.recipes import Recipe, from_json, to_json
 from estimator.report_hooks import (
@@ -57,6 +62,7 @@ from estimator.variables import (
     get_global_step,
     get_variable,
     next_rng_key,
+    shared,
     variable_scope,
     variable_tree,
 )
@@ -74,6 +80,7 @@ __all__ = [
     "EventWriter",
     "FinalOpsHook",
     "GlobalStepWaiterHook",
+    "HostCheck",
     "HostRecipe",
     "LoggingTensorHook",
     "Lookup",
@@ -103,6 +110,7 @@ __all__ = [
     "from_json",
     "get_global_step",
     "get_variable",
+    "host_check",
     "host_feature",
     "host_output",
     "layers",
@@ -112,8 +120,12 @@ __all__ = [
     "next_rng_key",
     "numpy_input_fn",
     "pandas_input_fn",
+    "preview",
+    "raw_path",
+    "raw_value",
     "rowwise",
     "scaffold_apply",
+    "shared",
     "summary",
     "tag",
     "to_json",

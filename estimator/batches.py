@@ -10,14 +10,17 @@ numbers of it; strings, ragged lists and sparse values stay on the host.
 
 import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from estimator.context import RawPath
 from estimator.host_features import HostRecipe, compute
+from estimator.lengths import padded
 from estimator.sparse_tensor import SparseTensor
 
 
@@ -79,9 +82,14 @@ class Batch:
             self._check_lengths()
 
     @property
+    def raw_paths(self) -> list[RawPath]:
+        """Where each leaf lies, such as `("features", "age")`."""
+        return raw_paths(self.layout)
+
+    @property
     def paths(self) -> list[str]:
         """How a model_fn reads each leaf, such as `features["age"]`."""
-        return _paths(self.layout[0], "features") + _paths(self.layout[1], "labels")
+        return [_written(path) for path in self.raw_paths]
 
     @property
     def arrays(self) -> dict[int, Any]:
@@ -94,8 +102,12 @@ class Batch:
         """The first dimensions of the features; usually one, the batch size."""
         return {len(leaf) for leaf in self.leaves[: self._features_end] if _has_rows(leaf)}
 
-    def host(self, recipe: HostRecipe) -> np.ndarray:
+    def host(self, recipe: HostRecipe, buckets: Sequence[int] | None = None) -> np.ndarray:
         """Returns what a host recipe makes of this batch, computing it once.
+
+        Args:
+            recipe: what to compute.
+            buckets: the sizes that lengths are filled up to (see `estimator.lengths`).
 
         Raises:
             ValueError: if it makes another array than it declares.
@@ -105,6 +117,8 @@ class Batch:
         if made is None:
             made = compute(recipe, self.features, self.labels)
             made = to_device_dtype(made, f"host_feature({recipe.name})")
+            if recipe.fill is not None:
+                made = padded(made, recipe.dims, recipe.fill, buckets)
             self._made[recipe.name] = made
         return made
 
@@ -190,6 +204,32 @@ def rebuild(layout: Any, leaves: Sequence[Any]) -> tuple[Any, Any]:
     remaining = iter(leaves)
     features, labels = (_put_together(part, remaining) for part in layout)
     return features, labels
+
+
+def raw_paths(layout: Any) -> list[RawPath]:
+    """Returns where each leaf of that layout lies.
+
+    >>> raw_paths(Batch({"age": np.array([20, 30])}, np.array([0, 1])).layout)
+    [('features', 'age'), ('labels',)]
+    """
+    return _leaf_paths(layout[0], ("features",)) + _leaf_paths(layout[1], ("labels",))
+
+
+def without_kinds(layout: Any, positions: Collection[int]) -> Any:
+    """Returns a layout that says nothing about the kinds of the leaves at those positions.
+
+    >>> strings, numbers = Batch({"x": ["a"]}).layout, Batch({"x": [1]}).layout
+    >>> without_kinds(strings, {0}) == without_kinds(numbers, {0})
+    True
+    """
+    count = itertools.count()
+
+    def forget(node: Any) -> Any:
+        if isinstance(node, Node):
+            return node._replace(children=tuple([forget(child) for child in node.children]))
+        return None if next(count) in positions else node
+
+    return tuple([forget(part) for part in layout])
 
 
 def to_device_dtype(leaf: Any, path: str) -> Any:
@@ -316,12 +356,16 @@ def _put_together(node: Any, leaves: Any) -> Any:
     return tuple(children) if node.kind is tuple else node.kind(*children)
 
 
-def _paths(node: Any, path: str) -> list[str]:
+def _leaf_paths(node: Any, path: RawPath) -> list[RawPath]:
     if not isinstance(node, Node):
         return [path]
     keys = node.keys or range(len(node.children))
     named = zip(keys, node.children, strict=True)
-    return [p for key, child in named for p in _paths(child, f"{path}[{_quoted(key)}]")]
+    return [p for key, child in named for p in _leaf_paths(child, (*path, key))]
+
+
+def _written(path: RawPath) -> str:
+    return path[0] + "".join(f"[{_quoted(key)}]" for key in path[1:])
 
 
 def _quoted(key: Any) -> str:

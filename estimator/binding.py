@@ -12,16 +12,25 @@ anything anew.
 import dataclasses
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from estimator.batches import ArrayLeaf, Batch, HostLeaf, Unavailable, rebuild, to_device_dtype
+from estimator.batches import (
+    ArrayLeaf,
+    Batch,
+    HostLeaf,
+    Unavailable,
+    raw_paths,
+    rebuild,
+    to_device_dtype,
+    without_kinds,
+)
 from estimator.context import Frame, run
-from estimator.host_features import HostRecipe
+from estimator.host_features import HostCheck, HostRecipe
 from estimator.mode_keys import ModeKeys
 from estimator.model_fn import EstimatorSpec, ModelFn
 from estimator.summary import RESERVED
@@ -38,7 +47,10 @@ class Binding:
         layout: the kind of batch.
         paths: how the model_fn reads each leaf of a batch.
         used: positions of the leaves that the compiled step takes.
+        ignored: positions of the leaves that the model_fn does not look at, or has looked at by
+            host recipes alone: of what kind they are does not matter.
         host: the host recipes that it takes, in their order.
+        checks: what is checked of each leaf on the host: pairs of a position and a check.
         recipes: what else the model_fn asks for.
         spec: what it returns, with `jax.ShapeDtypeStruct`s in place of arrays.
         tags: the names of what it, and in TRAIN its train_op, tag.
@@ -51,7 +63,9 @@ class Binding:
     kinds: tuple[ArrayLeaf | HostLeaf, ...]
     paths: tuple[str, ...]
     used: tuple[int, ...]
+    ignored: frozenset[int]
     host: tuple[HostRecipe, ...]
+    checks: tuple[tuple[int, HostCheck], ...]
     recipes: Recipes
     spec: EstimatorSpec
     tags: tuple[str, ...]
@@ -70,7 +84,11 @@ class Binding:
 
         Raises:
             OverflowError: if a 64-bit integer does not fit on the device.
+            ValueError: if a host check finds something wrong.
         """
+        for i, check in self.checks:
+            if not isinstance(batch.leaves[i], jax.Array):
+                check(batch.leaves[i])
         inputs = []
         for i in self.used:
             leaf = batch.leaves[i]
@@ -78,9 +96,14 @@ class Binding:
             owned = made is not leaf or isinstance(leaf, jax.Array)
             inputs.append(np.array(leaf) if copy and not owned else made)
         for recipe in self.host:
-            made = batch.host(recipe)
+            made = batch.host(recipe, self.model_fn.length_buckets)
             inputs.append(np.array(made) if copy else made)
         return inputs
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether a batch is of this kind, but for leaves whose kind does not matter."""
+        mine, other = (without_kinds(x, self.ignored) for x in (self.layout, batch.layout))
+        return bool(mine == other)
 
     def call(self, frame: Frame, inputs: Sequence[Any]) -> EstimatorSpec:
         """Runs the model_fn on prepared arrays, inside a trace.
@@ -90,7 +113,7 @@ class Binding:
         """
         frame.host = self.host_arrays(inputs)
         try:
-            spec = run(frame, lambda: self.model_fn(*self.tree(inputs), self.mode))
+            spec = run(frame, lambda: self.model_fn(*self.tree(frame, inputs), self.mode))
         except Exception as error:
             named = zip([self.paths[i] for i in self.used], inputs, strict=False)
             shapes = ", ".join(f"{path} {x.dtype}{list(x.shape)}" for path, x in named)
@@ -99,12 +122,12 @@ class Binding:
         self._check_same(frame, spec)
         return spec
 
-    def tree(self, inputs: Sequence[Any]) -> tuple[Any, Any]:
+    def tree(self, frame: Frame, inputs: Sequence[Any]) -> tuple[Any, Any]:
         """Returns features and labels as the model_fn sees them, made of prepared arrays."""
         leaves: list[Any] = [self._stand_in(i) for i in range(len(self.paths))]
         for i, array in zip(self.used, inputs, strict=False):
             leaves[i] = jnp.asarray(array)
-        return rebuild(self.layout, leaves)
+        return hand_over(frame, self.layout, leaves)
 
     def host_arrays(self, inputs: Sequence[Any]) -> dict[str, jax.Array]:
         """Returns what the host recipes made, by name, out of prepared arrays."""
@@ -128,6 +151,26 @@ class Binding:
                 )
 
 
+def hand_over(frame: Frame, layout: Any, leaves: Sequence[Any]) -> tuple[Any, Any]:
+    """Returns features and labels for a model_fn, made of one value for each leaf."""
+    paths = raw_paths(layout)
+    held = [frame.hand_over(leaf, path) for leaf, path in zip(leaves, paths, strict=True)]
+    return rebuild(layout, held)
+
+
+def stand_ins(batch: Batch, touched: Callable[[int], None]) -> list[Any]:
+    """Returns what stands for the leaves of a batch that are no arrays on the device.
+
+    Args:
+        batch: a raw batch.
+        touched: called with the position of a leaf when it is used.
+    """
+    return [
+        Unavailable(_why_unavailable(path, kind), functools.partial(touched, i))
+        for i, (path, kind) in enumerate(zip(batch.paths, batch.kinds, strict=True))
+    ]
+
+
 def _keys(predictions: Any) -> list[str]:
     return list(predictions) if isinstance(predictions, dict) else []
 
@@ -144,8 +187,9 @@ def discover(model_fn: ModelFn, mode: str, batch: Batch) -> Binding:
         ValueError, TypeError: whatever is wrong with the model_fn, before anything compiles.
     """
     given = sorted(batch.arrays)
+    looked_at: set[int] = set()
     try:
-        recipes, spec = _trace(model_fn, mode, batch, given, set())
+        recipes, spec = _trace(model_fn, mode, batch, given, looked_at)
     except Exception as error:
         error.add_note(f"model_fn was traced in mode {mode!r} with {batch.describe()}.")
         raise
@@ -162,6 +206,8 @@ def discover(model_fn: ModelFn, mode: str, batch: Batch) -> Binding:
         if not missed:
             break
         used = sorted({*used, *missed})
+    position = {path: i for i, path in enumerate(batch.raw_paths)}
+    checks = tuple([(position[path], check) for path, check in recipes.checks])
     tags, summaries = _outputs_of_step(mode, recipes, spec)
     clash = {*tags, *RESERVED} & recipes.variables.keys()
     if clash:
@@ -176,7 +222,9 @@ def discover(model_fn: ModelFn, mode: str, batch: Batch) -> Binding:
         kinds=tuple(batch.kinds),
         paths=tuple(batch.paths),
         used=tuple(used),
+        ignored=frozenset(range(len(batch.leaves))) - {*used, *looked_at},
         host=tuple(recipes.host.values()),
+        checks=checks,
         recipes=recipes,
         spec=spec,
         tags=tags,
@@ -190,16 +238,14 @@ def _trace(
     """Runs the model_fn on those leaves alone, noting in `touched` which others it uses."""
 
     def fn(arrays: list[jax.Array]) -> EstimatorSpec:
-        leaves: list[Any] = [
-            Unavailable(_why_unavailable(path, kind), functools.partial(touched.add, i))
-            for i, (path, kind) in enumerate(zip(batch.paths, batch.kinds, strict=True))
-        ]
+        leaves = stand_ins(batch, touched.add)
         for i, array in zip(given, arrays, strict=True):
             leaves[i] = array
-        return model_fn(*rebuild(batch.layout, leaves), mode)
+        return model_fn(*hand_over(frame, batch.layout, leaves), mode)
 
+    frame = Frame(host=functools.partial(batch.host, buckets=model_fn.length_buckets))
     shapes = [_shape(batch.leaves[i], batch.kinds[i]) for i in given]
-    return trace(fn, shapes, frame=Frame(host=batch.host))
+    return trace(fn, shapes, frame=frame)
 
 
 def _shape(leaf: Any, kind: ArrayLeaf | HostLeaf) -> jax.ShapeDtypeStruct:

@@ -16,13 +16,23 @@ import contextvars
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import get_opaque_trace_state
 
 _FRAME: contextvars.ContextVar["Frame | None"] = contextvars.ContextVar("frame", default=None)
 _CACHE_KEY: Any = jax.make_user_context(None)
+
+# Where a leaf of the raw batch lies: "features" or "labels", then its keys.
+RawPath = tuple[Any, ...]
+
+
+class RawLeaf(NamedTuple):
+    """A value as a model_fn is given it, and where it lies in the raw batch."""
+
+    value: Any
+    path: RawPath
 
 
 class Frame:
@@ -58,7 +68,10 @@ class Frame:
         self.scope = ""
         self.variables: dict[str, Any] = {}
         self.writes: dict[str, jax.Array] = {}
+        self.raw: dict[int, RawLeaf] = {}
         self.host_recipes: dict[str, Any] = {}
+        self.host_checks: dict[tuple[RawPath, Any], None] = {}
+        self.shared: dict[str, Any] = {}
         self.tags: dict[str, Any] = {}
         self.summaries: dict[str, Any] = {}
         self.key_counts: Counter[str] = Counter()
@@ -73,7 +86,9 @@ class Frame:
         return self.values is None
 
     def full_name(self, name: str) -> str:
-        """Returns `name` inside the present scope."""
+        """Returns `name` inside the present scope; one that begins with a slash is whole."""
+        if name.startswith("/"):
+            return name[1:]
         return f"{self.scope}/{name}" if self.scope else name
 
     def unique_name(self, base: str) -> str:
@@ -86,9 +101,15 @@ class Frame:
             index += 1
         return f"{base}_{index}"
 
+    def hand_over(self, value: Any, path: RawPath) -> Any:
+        """Returns a leaf of the raw batch for the model_fn, remembering where it lies."""
+        self.raw[id(value)] = RawLeaf(value, path)  # held, so that no other gets its id
+        return value
+
     def open(self, name: str) -> None:
         """Notes that the present scope has a `name`: no layer is numbered like it."""
-        self.opened[self.scope].add(name)
+        scope = "" if name.startswith("/") else self.scope
+        self.opened[scope].add(name.removeprefix("/"))
 
     def write(self, full_name: str, value: jax.Array) -> None:
         """Gives a variable another value; whoever asks from now on is given it."""

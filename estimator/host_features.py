@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from estimator.context import current_frame
+from estimator.context import RawPath, current_frame
 from estimator.recipes import Recipe, check_recipe
 
 
@@ -36,12 +36,16 @@ class HostRecipe(Recipe, abc.ABC):
     Attributes:
         dtype: the numpy dtype of the array it makes. 64-bit integers become 32-bit ones where
             jax_enable_x64 is off, and must fit.
-        dims: the array's dimensions: `"batch"`, `"length"` (differs from batch to batch), or a
-            number.
+        dims: the array's dimensions: `"batch"`, `"length"` (a number of steps, which differs from
+            batch to batch), `"count"` (a number of values without an order, which differs, too),
+            or a number.
+        fill: what lengths and counts are filled up with to a round size, so that few sizes compile;
+            None: they stay as they are.
     """
 
     dtype: ClassVar[Any]
     dims: ClassVar[tuple[str | int, ...]]
+    fill: ClassVar[Any] = None
 
     @functools.cached_property
     def name(self) -> str:
@@ -51,6 +55,19 @@ class HostRecipe(Recipe, abc.ABC):
     @abc.abstractmethod
     def __call__(self, features: Any, labels: Any) -> np.ndarray:
         """Returns the array for one raw batch, as input_fn gave it; `labels` may be None."""
+
+
+class HostCheck(Recipe, abc.ABC):
+    """A look at the values of a raw leaf on the host; subclass it as a frozen dataclass."""
+
+    @abc.abstractmethod
+    def __call__(self, values: np.ndarray) -> None:
+        """Raises a ValueError that says what is wrong.
+
+        Args:
+            values: the leaf as input_fn gave it, an array of numbers; or the leaves of several
+                batches, stacked along a new first axis.
+        """
 
 
 class OutputRecipe(Recipe, abc.ABC):
@@ -132,6 +149,67 @@ def host_feature(recipe: HostRecipe) -> jax.Array:
             "with this kind of batch. A model_fn must ask for the same in every trace."
         )
     return frame.host[recipe.name]
+
+
+def raw_path(value: Any) -> RawPath | None:
+    """Returns where in the raw batch a value lies that a model_fn was given.
+
+    It is a path such as `("features", "city")`, which a host recipe hands to `raw_value`. None: it
+    is not a leaf of the batch, because the model_fn computed it.
+
+    >>> from estimator.preview import preview
+    >>> preview(lambda features: raw_path(features["city"]), {"city": ["Rome", "Oslo"]})[0]
+    ('features', 'city')
+    """
+    leaf = current_frame("raw_path").raw.get(id(value))
+    return None if leaf is None or leaf.value is not value else leaf.path
+
+
+def raw_value(path: RawPath, features: Any, labels: Any = None) -> Any:
+    """Returns the leaf of a raw batch that lies at a path, as a host recipe needs it.
+
+    >>> raw_value(("features", "city"), {"city": ["Rome", "Oslo"]})
+    ['Rome', 'Oslo']
+
+    Args:
+        path: what `raw_path` gave.
+        features: the features of a raw batch.
+        labels: its labels.
+    """
+    value = features if path[0] == "features" else labels
+    for key in path[1:]:
+        value = value[key]
+    return value
+
+
+def host_check(value: Any, check: HostCheck) -> None:
+    """Has the values of a raw leaf looked at on the host, in each batch, before they are used.
+
+    Inside a compiled step nothing can be raised. Values that are on a device already are not
+    fetched to be looked at; nor are those that the model_fn computed.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Positive(HostCheck):
+    ...     def __call__(self, values):
+    ...         if (values <= 0).any():
+    ...             raise ValueError(f"{values.min()} is not positive.")
+    >>> from estimator.preview import preview
+    >>> preview(lambda features: host_check(features["age"], Positive()), {"age": np.array([0])})
+    Traceback (most recent call last):
+    ValueError: 0 is not positive.
+
+    Args:
+        value: a leaf of features or labels, as the model_fn was given it.
+        check: what to look for.
+
+    Raises:
+        TypeError: if the check is no frozen dataclass, or holds code where data should be.
+    """
+    frame = current_frame(f"host_check({check!r})")
+    check_recipe(check, HostCheck, "host_check")
+    path = raw_path(value)
+    if path is not None and isinstance(value, jax.Array):
+        frame.host_checks[path, check] = None
 
 
 def host_output(recipe: OutputRecipe, *arrays: Any) -> HostOutput:

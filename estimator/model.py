@@ -62,11 +62,19 @@ class ModeBindings:
 
     def find(self, batch: Batch) -> Binding | None:
         """Returns the binding of this kind of batch if there is one."""
-        return self._known.get((self._mode, batch.layout))
+        key = (self._mode, batch.layout)
+        known = self._known.get(key)
+        if known is None:
+            of_mode = [b for (mode, _), b in list(self._known.items()) if mode == self._mode]
+            known = next((binding for binding in of_mode if binding.fits(batch)), None)
+            if known is not None:
+                self._known[key] = known
+        return known
 
     def discover(self, batch: Batch) -> Binding:
         """Returns the binding of this kind of batch, tracing the model_fn if need be."""
-        key = (self._mode, batch.layout)
-        if key not in self._known:
-            self._known[key] = discover(self._model_fn, self._mode, batch)
-        return self._known[key]
+        known = self.find(batch)
+        if known is None:
+            known = discover(self._model_fn, self._mode, batch)
+            self._known[self._mode, batch.layout] = known
+        return known

@@ -168,6 +168,11 @@ class ModelFn:
                 "Add the argument, or give no params."
             )
 
+    @property
+    def length_buckets(self) -> tuple[int, ...] | None:
+        """The sizes that lengths are filled up to."""
+        return None if self.config is None else self.config.length_buckets
+
     def __call__(self, features: Any, labels: Any, mode: str, config: Any = None) -> EstimatorSpec:
         """Returns the spec for one mode; `config` stands in for that of the Estimator.
 

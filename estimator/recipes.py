@@ -29,6 +29,9 @@ class Recipe:
 
     A subclass is registered under its `recipe_name`, by default the name of the class. Its fields
     may hold None, booleans, numbers, strings, tuples, dicts, numpy types, numpy arrays and recipes.
+    A class that says `may_hold_functions = True` may hold functions, too, at a price: a recipe that
+    does cannot be written down, which is found out when it is asked to.
+
     Recipes of one class are equal if their fields are, arrays and dicts included.
 
     >>> @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Recipe:
     """
 
     recipe_name: ClassVar[str]
+    may_hold_functions: ClassVar[bool] = False
     _registry: ClassVar[dict[str, type["Recipe"]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -89,7 +93,8 @@ def check_recipe(recipe: Any, kind: type[Recipe], where: str) -> None:
             f"{where}: a recipe must be a frozen dataclass that inherits from {kind.__name__}, got "
             f"{recipe!r}. Write @dataclasses.dataclass(frozen=True) above its class."
         )
-    to_json(recipe)
+    if not recipe.may_hold_functions:
+        to_json(recipe)
 
 
 def to_json(value: Any) -> Any:

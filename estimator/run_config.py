@@ -6,8 +6,10 @@ It is made once and never changed; `replace` makes another one.
 """
 
 import dataclasses
+import itertools
 import numbers
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from estimator.messages import did_you_mean
@@ -50,6 +52,9 @@ class RunConfig:
             alone, so a resumed run then agrees to rounding, not to the bit.
         continue_input: whether a train call that follows one that has ended goes on in its input
             where that one stopped. After a call that was killed it always does.
+        length_buckets: the lengths that sequences of a batch are padded to, ascending: few of them
+            compile few programs. None: powers of two up to 8, then eight sizes from each power of
+            two to the next.
         allocator: `"tuned"` keeps large blocks of memory in the process, on Linux with glibc: a
             recurrent model's step on a CPU is a sixth to a third faster. It holds for the whole
             process, whose memory then never shrinks; see `estimator/allocator.py`.
@@ -72,6 +77,7 @@ class RunConfig:
     prefetch: int | None = None
     steps_per_execution: int = 1
     continue_input: bool = False
+    length_buckets: Sequence[int] | None = None
     allocator: str | None = None
 
     def __post_init__(self) -> None:
@@ -92,6 +98,8 @@ class RunConfig:
         put(self, "save_checkpoints_secs", secs)
         self._check_numbers()
         self._check_seeds()
+        if self.length_buckets is not None:
+            put(self, "length_buckets", _checked_buckets(self.length_buckets))
         if self.allocator not in (None, "tuned"):
             raise ValueError(
                 f'RunConfig: allocator must be "tuned" or None, got {self.allocator!r}.'
@@ -164,6 +172,17 @@ class RunConfig:
         if given:
             object.__setattr__(self, "random_seed", int(given[0]))
             object.__setattr__(self, "tf_random_seed", int(given[0]))
+
+
+def _checked_buckets(buckets: Any) -> tuple[int, ...]:
+    given = tuple(buckets) if isinstance(buckets, Sequence) and not isinstance(buckets, str) else ()
+    whole = all(isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in given)
+    if not given or not whole or given[0] < 1 or any(a >= b for a, b in itertools.pairwise(given)):
+        raise ValueError(
+            "RunConfig: length_buckets must be positive ints in ascending order, such as (16, 64), "
+            f"got {buckets!r}."
+        )
+    return tuple(int(n) for n in given)
 
 
 def _checked_dir(path: Any) -> str:

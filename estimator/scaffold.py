@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from estimator.context import Frame, run
+from estimator.context import Frame, RawLeaf, run
 from estimator.feed import Feed, Item
 from estimator.model_fn import Scaffold
 from estimator.steps import copy
@@ -23,13 +23,16 @@ from estimator.steps import copy
 class PreparedBatch(tuple[Any, Any]):
     """Features and labels as a model_fn sees them, with what `scaffold_apply` needs besides."""
 
-    item: Item
+    host: dict[str, Any]
+    raw: dict[int, RawLeaf]
 
     @classmethod
     def of(cls, item: Item) -> "PreparedBatch":
         """Returns the pair for an item of a feed."""
-        batch = cls(item.binding.tree(item.inputs))
-        batch.item = item
+        frame = Frame()
+        batch = cls(item.binding.tree(frame, item.inputs))
+        batch.host = item.binding.host_arrays(item.inputs)
+        batch.raw = frame.raw
         return batch
 
 
@@ -49,9 +52,9 @@ def scaffold_apply(fn: Callable[..., Any], variables: Mapping[str, Any], batch: 
             "scaffold_apply: the batch must be one that Scaffold's init_fn was given, whole, got "
             f"{type(batch).__name__}."
         )
-    binding = batch.item.binding
-    host = binding.host_arrays(batch.item.inputs)
-    return run(Frame(variables, writable=False, host=host), fn, *batch)
+    frame = Frame(variables, writable=False, host=batch.host)
+    frame.raw = batch.raw
+    return run(frame, fn, *batch)
 
 
 def first_values(scaffold: Scaffold, values: dict[str, Any], feed: Feed) -> dict[str, Any]:

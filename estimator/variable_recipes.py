@@ -45,6 +45,7 @@ class Recipes:
     Attributes:
         variables: the variable recipes by name, in the order of first use.
         host: the host recipes by name (see `estimator.host_features`).
+        checks: what is checked of raw leaves: pairs of a path and a recipe.
         tags: the names of the tagged values.
         summaries: the tags of the summaries.
         used: positions of those leaves of the arguments that the function computes with.
@@ -52,6 +53,7 @@ class Recipes:
 
     variables: dict[str, VariableRecipe]
     host: dict[str, Any]
+    checks: tuple[tuple[Any, Any], ...]
     tags: tuple[str, ...]
     summaries: tuple[str, ...]
     used: frozenset[int]

@@ -45,6 +45,7 @@ __all__ = [
     "get_variable",
     "initialize",
     "next_rng_key",
+    "shared",
     "trace",
     "variable_scope",
     "variable_tree",
@@ -66,7 +67,8 @@ def get_variable(
     (4, 3)
 
     Args:
-        name: the variable's name; the scope comes before it: `scope/name`.
+        name: the variable's name; the scope comes before it: `scope/name`. A name that begins
+            with a slash is whole: "/hidden/kernel" is the same variable in every scope.
         shape: its shape; may be left out where the initializer is an array or the variable was
             asked for before.
         initializer: a JAX initializer `(key, shape, dtype) -> array`, or an array. By default
@@ -158,6 +160,33 @@ def variable_scope(name: str) -> Iterator[str]:
     """
     with current_frame(f'variable_scope("{name}")').enter_scope(_checked_name(name)) as scope:
         yield scope
+
+
+def shared(name: str, make: Callable[[], Any]) -> Any:
+    """Returns `make()`, the same for all in a model who ask for `name`.
+
+    What `make` asks for is named in the scope of whoever asks first: a table that several layers
+    share, for example.
+
+    >>> def tower(x):
+    ...     with variable_scope("tower" + str(len(x))):
+    ...         return x @ shared("table", lambda: get_variable("table", (3, 2)))
+    >>> both = trace(lambda: (tower(np.ones((1, 3))), tower(np.ones((2, 3)))))[0]
+    >>> list(both.variables)
+    ['tower1/table']
+
+    Args:
+        name: what it goes by in this model, whatever the scope.
+        make: makes it, once in each trace.
+
+    Raises:
+        ValueError: if the first call stands inside the body of an inner transform.
+    """
+    frame = current_frame(f'shared("{name}")')
+    if name not in frame.shared:
+        frame.refuse_inner_trace(f'shared("{name}")', "Ask for it outside and hand it in.")
+        frame.shared[name] = make()
+    return frame.shared[name]
 
 
 def next_rng_key() -> jax.Array:
@@ -278,8 +307,17 @@ def trace(fn: Callable[..., Any], *args: Any, frame: Frame | None = None) -> tup
     read = {id(v) for eqn in jaxpr.jaxpr.eqns for v in eqn.invars}
     read |= {id(v) for v in jaxpr.jaxpr.outvars}
     used = frozenset(i for i, v in enumerate(jaxpr.jaxpr.invars) if id(v) in read)
-    names = (tuple(frame.tags), tuple(frame.summaries))
-    return Recipes(frame.variables, frame.host_recipes, *names, used), out
+    return (
+        Recipes(
+            variables=frame.variables,
+            host=frame.host_recipes,
+            checks=tuple(frame.host_checks),
+            tags=tuple(frame.tags),
+            summaries=tuple(frame.summaries),
+            used=used,
+        ),
+        out,
+    )
 
 
 def initialize(recipes: Recipes, seed: int, out_shardings: Any = None) -> dict[str, jax.Array]:
@@ -388,4 +426,4 @@ def _join(name: str, path: str) -> str:
 def _checked_name(name: str) -> str:
     if not isinstance(name, str) or not name.strip("/"):
         raise ValueError(f'A variable or scope needs a name, got {name!r}. Give a str such as "w".')
-    return name.strip("/")
+    return ("/" if name.startswith("/") else "") + name.strip("/")

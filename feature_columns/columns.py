@@ -2,51 +2,335 @@
 
     column.name                 # "age"; columns are concatenated in the order of their names
     column.dense(features)      # inside a model_fn: floats of shape (batch, width)
+    column.ids(features)        # of a categorical column: int32 of shape (batch, count), -1: none
 
-What makes floats of numbers works on the device; what makes ids of strings works on the host.
+Law: what makes ids of raw values works on the host, in numpy; what makes floats of ids works on the
+device. A column is data: frozen, comparable, and written to JSON unless it holds a function.
 """
 
 import abc
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import jax
+import numpy as np
 
 import estimator as est
+from feature_columns.entries import Entries
+from feature_columns.parse_spec import ParseSpec, merged_specs
+
+Features = Mapping[str, Any]
 
 
-class DenseColumn(est.Recipe, abc.ABC):
-    """A column that gives floats; subclass it as a frozen dataclass."""
+class FeatureColumn(est.Recipe, abc.ABC):
+    """What all columns have; subclasses are frozen dataclasses."""
+
+    may_hold_functions = True
 
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """The name that orders the columns."""
+        """The name that orders the columns, and names their variables."""
+
+    @property
+    @abc.abstractmethod
+    def keys(self) -> tuple[str, ...]:
+        """The raw features that it reads."""
+
+    @property
+    @abc.abstractmethod
+    def parse_spec(self) -> ParseSpec:
+        """How its features are read from a `tf.train.Example`, by key."""
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Short, and different for columns that differ; the same in every process."""
+        return hashlib.blake2b(_described(self).encode(), digest_size=6).hexdigest()
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+
+class DenseColumn(FeatureColumn):
+    """A column that gives floats; subclass it as a frozen dataclass."""
 
     @abc.abstractmethod
-    def dense(self, features: Mapping[str, Any]) -> jax.Array:
+    def dense(self, features: Features, trainable: bool = True) -> jax.Array:
         """Returns the column's part of the input layer, inside a model_fn.
 
         Args:
             features: the features of a batch by name.
+            trainable: whether the optimizer updates the variables it may have.
 
         Returns:
             Floats of shape `(batch, width)`.
         """
 
+    def variables(self, trainable: bool = True) -> list[jax.Array]:
+        """Returns the variables that `dense` asks for, in the same scope; none by default."""
+        del trainable
+        return []
 
-def feature(features: Mapping[str, Any], key: str, column: str) -> Any:
+
+class CategoricalColumn(FeatureColumn):
+    """A column that gives ids; subclass it as a frozen dataclass."""
+
+    @property
+    @abc.abstractmethod
+    def num_buckets(self) -> int:
+        """How many ids there are; they lie in `[0, num_buckets)`."""
+
+    @abc.abstractmethod
+    def host_ids(self, raw: Mapping[str, Any]) -> Entries:
+        """Returns the ids of a raw batch, int64, on the host; -1 is a value without an id.
+
+        Args:
+            raw: the raw features by key.
+        """
+
+    def ids(self, features: Features, strict: bool = False) -> jax.Array:
+        """Returns ids inside a model_fn.
+
+        Args:
+            features: the features of a batch by name.
+            strict: whether an id that the column does not have is an error, rather than none.
+
+        Returns:
+            int32 of shape `(batch, count)`; -1 is none.
+        """
+        return est.host_feature(CategoryIds(self, raw_paths(self, features), strict))
+
+    def weights(self, features: Features) -> jax.Array | None:
+        """Returns float32 of the shape of the ids, or None where all ids weigh the same."""
+        del features
+        return None
+
+
+class SequenceDenseColumn(FeatureColumn):
+    """A column that gives floats for each step of a sequence; subclass as a frozen dataclass."""
+
+    @property
+    @abc.abstractmethod
+    def source(self) -> "SequenceColumn":
+        """The column that reads the raw sequence."""
+
+    @property
+    def padding(self) -> float:
+        """What the steps after a sequence's end hold."""
+        return 0.0
+
+    @abc.abstractmethod
+    def sequence(self, features: Features, trainable: bool = True) -> jax.Array:
+        """Returns floats of shape `(batch, steps, width)` inside a model_fn."""
+
+
+class SequenceColumn(FeatureColumn):
+    """A column that reads a raw sequence; subclass it as a frozen dataclass."""
+
+    @abc.abstractmethod
+    def host_lengths(self, raw: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
+        """Returns how many steps each row has, on the host, and whether that is certain.
+
+        It is not where a dense array may be padded with numbers that cannot be told from others.
+
+        Args:
+            raw: the raw features by key.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnRecipe(est.HostRecipe):
+    """What a column makes on the host of the raw features at some paths."""
+
+    may_hold_functions = True
+
+    column: Any
+    paths: Mapping[str, tuple[Any, ...]]
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Names the column, and tells it from others of its name."""
+        moved = {k: p for k, p in self.paths.items() if p != ("features", k)}
+        kind = f"{type(self).__name__}{self.variant}"
+        return f"{kind}({self.column.name})-{self.column.digest}" + (
+            f" of {moved}" if moved else ""
+        )
+
+    @property
+    def variant(self) -> str:
+        """Tells the recipes of one column apart."""
+        return ""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.column!r})"
+
+    def raw(self, features: Any, labels: Any) -> dict[str, Any]:
+        """Returns the raw features by key."""
+        return {key: est.raw_value(path, features, labels) for key, path in self.paths.items()}
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class CategoryIds(ColumnRecipe):
+    """The ids of a categorical column, one row for each example."""
+
+    strict: bool
+    dtype = np.dtype(np.int32)
+    dims = ("batch", "count")
+    fill = -1
+
+    @property
+    def variant(self) -> str:
+        """Tells the recipes of one column apart."""
+        return "Strict" if self.strict else ""
+
+    def __call__(self, features: Any, labels: Any) -> np.ndarray:
+        """Returns int32 of shape `(batch, count)`; -1 is none."""
+        found = self.column.host_ids(self.raw(features, labels))
+        if len(found.shape) != 2:
+            raise ValueError(
+                f"{self.column.name}: the feature has shape {found.shape}, steps in each row and "
+                "values in each step: give it to a sequence column."
+            )
+        return in_range(self.column, found, self.strict).placed(-1, np.int32)
+
+
+def in_range(column: Any, found: Entries, strict: bool) -> Entries:
+    """Returns entries of ids that the column has, and -1 for others.
+
+    Raises:
+        ValueError: if `strict`, and an id is too large.
+    """
+    ids = found.values
+    if not len(ids) or (ids.max() < column.num_buckets and ids.min() >= -1):
+        return found
+    high = ids >= column.num_buckets
+    if strict and high.any():
+        raise ValueError(
+            f"{column.name}: the feature holds {ids[high][0]}, but there are ids 0 to "
+            f"{column.num_buckets - 1} only. Raise num_buckets, or give the column a "
+            "default_value."
+        )
+    return found.with_values(np.where(high | (ids < 0), -1, ids))
+
+
+def make_parse_example_spec(feature_columns: Iterable[FeatureColumn]) -> ParseSpec:
+    """Returns how the features of columns are read from a serialised `tf.train.Example`.
+
+    >>> from feature_columns import numeric_column
+    >>> make_parse_example_spec([numeric_column("age")])
+    {'age': FixedLenFeature(shape=(1,), dtype=dtype('float32'), default_value=None)}
+
+    Args:
+        feature_columns: columns.
+
+    Returns:
+        `FixedLenFeature`s and `VarLenFeature`s by key.
+
+    Raises:
+        ValueError: if two columns read one feature differently.
+        TypeError: if one is no column.
+    """
+    columns = list(feature_columns)
+    for column in columns:
+        if not isinstance(column, FeatureColumn):
+            raise TypeError(
+                f"make_parse_example_spec: feature_columns must be feature columns, got {column!r}."
+            )
+    return merged_specs([column.parse_spec for column in columns], "make_parse_example_spec")
+
+
+def feature(features: Features, key: str, column: str) -> Any:
     """Returns one feature of a batch.
 
     >>> feature({"age": 1}, "age", "numeric_column(age)")
     1
 
     Raises:
+        TypeError: if the features are no dict.
         ValueError: if there is none of that name.
     """
+    if not isinstance(features, Mapping):
+        raise TypeError(
+            f"{column}: features must be a dict by name, got a {type(features).__name__}. Let "
+            "input_fn give {" + f'"{key}": ...' + "}."
+        )
     if key not in features:
         raise ValueError(
             f'{column}: no feature "{key}" among {sorted(map(str, features))}.'
             f"{est.did_you_mean(key, map(str, features))}"
         )
     return features[key]
+
+
+def raw_paths(column: FeatureColumn, features: Features) -> dict[str, tuple[Any, ...]]:
+    """Returns where in the raw batch the features of a column lie, by key.
+
+    Raises:
+        ValueError: if a feature is missing, or was computed in the model_fn.
+    """
+    paths = {}
+    for key in column.keys:
+        path = est.raw_path(feature(features, key, column.name))
+        if path is None:
+            raise ValueError(
+                f'{column.name}: the feature "{key}" is none that input_fn gave: ids are made on '
+                "the host, of raw values, so what the model_fn computes has none. Compute it in "
+                "input_fn, or give the column the feature itself."
+            )
+        paths[key] = path
+    return paths
+
+
+def checked_key(key: Any, factory: str) -> str:
+    """Returns the key of a feature.
+
+    Raises:
+        ValueError: if it is no str.
+    """
+    if not isinstance(key, str):
+        raise ValueError(f"{factory}: key must be a string, the name of a feature, got {key!r}.")
+    return key
+
+
+def checked_count(value: Any, name: str, where: str, least: int = 1) -> int:
+    """Returns an int that counts something.
+
+    >>> checked_count(10, "num_buckets", "doc")
+    10
+
+    Raises:
+        ValueError: if it is no int, less than `least`, or more than 32 bits can hold.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not least <= value < 2**31:
+        raise ValueError(
+            f"{where}: {name} must be an int of at least {least} and below 2**31, got {value!r}."
+        )
+    return int(value)
+
+
+def safe_name(name: str) -> str:
+    """Returns a name that can be the scope of variables, as in TensorFlow.
+
+    >>> safe_name("a b_embedding")
+    'a_b_embedding'
+    """
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.\\-/>") else "_" for c in name)
+
+
+def _described(value: Any) -> str:
+    """Returns a text that differs where columns differ, but not between two processes."""
+    if isinstance(value, est.Recipe) and dataclasses.is_dataclass(value):
+        fields = [_described(getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return f"{value.recipe_name}({', '.join(fields)})"
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return f"[{', '.join(map(_described, value))}]"
+    if callable(value) and not isinstance(value, type):
+        unwrapped = inspect.unwrap(value)
+        return str(getattr(unwrapped, "__qualname__", type(value).__qualname__))
+    return json.dumps(est.to_json(value))

@@ -2,7 +2,8 @@
 
     numeric_column("age", normalizer_fn=lambda x: (x - 40.0) / 12.0)
 
-It works on the device: the normalizer is part of the compiled step.
+It works on the device: the normalizer is part of the compiled step. What is missing, `None` or NaN,
+is the default value, or is refused.
 """
 
 import dataclasses
@@ -14,7 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feature_columns.columns import DenseColumn, feature
+import estimator as est
+from feature_columns.columns import (
+    ColumnRecipe,
+    DenseColumn,
+    Features,
+    checked_key,
+    feature,
+    raw_paths,
+)
+from feature_columns.entries import as_floats, is_scipy_sparse
+from feature_columns.parse_spec import FixedLenFeature, ParseSpec
+
+Normalizer = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,37 +38,133 @@ class NumericColumn(DenseColumn):
     shape: tuple[int, ...]
     default_value: float | tuple[Any, ...] | None
     dtype: np.dtype
-    normalizer_fn: Callable[[Any], Any] | None
+    normalizer_fn: Normalizer | None
 
     @property
     def name(self) -> str:
         """The name of the feature."""
         return self.key
 
-    def dense(self, features: Mapping[str, Any]) -> jax.Array:
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The one feature that it reads."""
+        return (self.key,)
+
+    @property
+    def width(self) -> int:
+        """How many values each example has."""
+        return math.prod(self.shape)
+
+    @property
+    def parse_spec(self) -> ParseSpec:
+        """As many values as the shape has."""
+        return {self.key: FixedLenFeature(self.shape, self.dtype, self.default_value)}
+
+    def dense(self, features: Features, trainable: bool = True) -> jax.Array:
         """Returns floats of shape `(batch, product of shape)`.
 
         Raises:
             ValueError: if the feature is missing, or an example has another number of values.
         """
-        value = jnp.asarray(feature(features, self.key, f"numeric_column({self.key})"))
-        width = math.prod(self.shape)
-        batch = value.shape[0] if value.ndim else 1
-        fitting = [(batch, *self.shape)] + ([(batch,)] if width == 1 else [])
-        if value.shape not in fitting:
+        del trainable
+        value = feature(features, self.key, self._where)
+        if est.raw_path(value) is None or isinstance(value, jax.Array):
+            if self.default_value is None:
+                est.host_check(value, NoMissingNumbers(self.key))
+            value = self._shaped(jnp.asarray(value))
+            if self.default_value is not None:
+                default = jnp.asarray(self.default_value, value.dtype)
+                value = jnp.where(jnp.isnan(value), default, value)
+        else:
+            value = est.host_feature(NumericValues(self, raw_paths(self, features)))
+        return self._normalized(value, jnp)
+
+    def host_dense(self, raw: Mapping[str, Any]) -> np.ndarray:
+        """Returns floats of shape `(batch, product of shape)` of a raw batch, on the host."""
+        return self._normalized(self.host_values(raw), np)
+
+    def host_values(self, raw: Mapping[str, Any]) -> np.ndarray:
+        """Returns the raw numbers, float32 of shape `(batch, *shape)`, on the host.
+
+        Raises:
+            ValueError: if the feature is sparse, a value is missing, or there are not as many in
+                each example as the shape has.
+            TypeError: if a value is no number.
+        """
+        where = f'{self._where}: the feature "{self.key}"'
+        value = raw[self.key]
+        if isinstance(value, est.SparseTensor):
             raise ValueError(
-                f"numeric_column({self.key}): the feature has shape {value.shape}, wanted "
+                f"{where} is a SparseTensor; wanted is a dense array. A sequence of numbers goes "
+                "into sequence_numeric_column."
+            )
+        if is_scipy_sparse(value):
+            value = value.toarray()
+        values = self._shaped(as_floats(value, where))
+        if self.default_value is None:
+            NoMissingNumbers(self.key)(values)
+            return values
+        return np.where(np.isnan(values), np.asarray(self.default_value, np.float32), values)
+
+    @property
+    def _where(self) -> str:
+        return f"numeric_column({self.key})"
+
+    def _shaped(self, value: Any) -> Any:
+        batch = value.shape[0] if value.ndim else 1
+        fitting = [(batch, *self.shape)] + ([(batch,)] if self.width == 1 else [])
+        if value.ndim == 0 or value.shape not in fitting:
+            raise ValueError(
+                f"{self._where}: the feature has shape {value.shape}, wanted "
                 f"{('batch', *self.shape)}. Give the column shape={value.shape[1:]}, or reshape "
                 "the feature."
             )
-        value = value.reshape(batch, *self.shape)
-        if self.default_value is not None:
-            default = jnp.asarray(self.default_value, value.dtype)
-            value = jnp.where(jnp.isnan(value), default, value)
+        return value.reshape(batch, *self.shape)
+
+    def _normalized(self, value: Any, xp: Any) -> Any:
+        """Returns rows of what the normalizer makes of values; `xp`: numpy or jax.numpy."""
         value = value.astype(jax.dtypes.canonicalize_dtype(self.dtype))
+        rows = len(value)
         if self.normalizer_fn is not None:
-            value = self.normalizer_fn(value)
-        return value.reshape(batch, width).astype(jnp.float32)
+            value = xp.asarray(self.normalizer_fn(value))
+            if value.size != rows * self.width:
+                raise ValueError(
+                    f"{self._where}: normalizer_fn made an array of shape {value.shape} of one of "
+                    f"shape {(rows, *self.shape)}. It must keep the shape."
+                )
+        return value.reshape(rows, self.width).astype(xp.float32)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class NumericValues(ColumnRecipe):
+    """The numbers of a feature that holds no plain array, one row for each example."""
+
+    dtype = np.dtype(np.float32)
+
+    @property
+    def dims(self) -> tuple[str | int, ...]:  # type: ignore[override]
+        """One row of the column's shape for each example."""
+        return ("batch", *self.column.shape)
+
+    def __call__(self, features: Any, labels: Any) -> np.ndarray:
+        """Returns float32 of shape `(batch, *shape)`."""
+        return np.asarray(self.column.host_values(self.raw(features, labels)))
+
+
+@dataclasses.dataclass(frozen=True)
+class NoMissingNumbers(est.HostCheck):
+    """Refuses NaN in a feature whose column has no default value."""
+
+    key: str
+
+    def __call__(self, values: np.ndarray) -> None:
+        """Raises a ValueError that names the feature and the place."""
+        if values.dtype.kind == "f" and values.size and np.isnan(values.min()):
+            place = tuple(int(i) for i in np.argwhere(np.isnan(values))[0])
+            raise ValueError(
+                f'numeric_column({self.key}): the feature "{self.key}" has a missing value, None '
+                f"or NaN, at {place}. Give the column a default_value, or fill it in input_fn."
+            )
 
 
 def numeric_column(
@@ -63,7 +172,7 @@ def numeric_column(
     shape: int | Sequence[int] = (1,),
     default_value: float | Sequence[Any] | None = None,
     dtype: Any = np.float32,
-    normalizer_fn: Callable[[Any], Any] | None = None,
+    normalizer_fn: Normalizer | None = None,
 ) -> NumericColumn:
     """Returns a column of numbers.
 
@@ -73,29 +182,69 @@ def numeric_column(
     Args:
         key: the name of the feature.
         shape: the shape of one example.
-        default_value: stands in for NaN: one number, or one for each value of the shape.
+        default_value: stands in for what is missing: one number, or one for each value of the
+            shape; None: a missing value is an error.
         dtype: the numpy dtype that the normalizer sees, float32 by default.
-        normalizer_fn: a function of the traced array, of shape `(batch, *shape)`.
+        normalizer_fn: a function of the traced array, of shape `(batch, *shape)`, that keeps the
+            shape; inside a cross it is given a numpy array.
 
     Raises:
-        ValueError: if the shape has a dimension below 1.
+        ValueError: if the key is no string, or the shape has a dimension below 1.
         TypeError: if the dtype is not one of numbers, or the normalizer cannot be called.
     """
-    sizes = (shape,) if isinstance(shape, int) else tuple(int(size) for size in shape)
-    if any(size < 1 for size in sizes):
-        raise ValueError(f"numeric_column({key}): shape must be positive, got {sizes}.")
-    if not np.issubdtype(np.dtype(dtype), np.number):
-        raise TypeError(f"numeric_column({key}): dtype must be one of numbers, got {dtype}.")
-    if normalizer_fn is not None and not callable(normalizer_fn):
-        raise TypeError(
-            f"numeric_column({key}): normalizer_fn must be a function, got {normalizer_fn!r}."
-        )
+    checked_key(key, "numeric_column")
+    where = f"numeric_column({key})"
+    sizes = checked_shape(shape, where)
     default: Any = default_value
     if default is not None and not isinstance(default, int | float):
         default = tuple(np.asarray(default).tolist())
         if np.shape(default) != sizes:
             raise ValueError(
-                f"numeric_column({key}): default_value has shape {np.shape(default)}, wanted a "
-                f"number or the column's shape {sizes}."
+                f"{where}: default_value has shape {np.shape(default)}, wanted a number or the "
+                f"column's shape {sizes}."
             )
-    return NumericColumn(key, sizes, default, np.dtype(dtype), normalizer_fn)
+    number = checked_number(dtype, where)
+    return NumericColumn(key, sizes, default, number, checked_normalizer(normalizer_fn, where))
+
+
+def checked_shape(shape: Any, where: str) -> tuple[int, ...]:
+    """Returns the shape of one example.
+
+    >>> checked_shape(3, "doc"), checked_shape([2, 2], "doc")
+    ((3,), (2, 2))
+
+    Raises:
+        TypeError: if it holds something else than ints.
+        ValueError: if a dimension is below 1.
+    """
+    sizes = tuple(shape) if isinstance(shape, Sequence | np.ndarray) else (shape,)
+    if any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in sizes):
+        raise TypeError(f"{where}: shape must be an int, or a tuple of ints, got {shape!r}.")
+    if any(size < 1 for size in sizes):
+        raise ValueError(f"{where}: shape must be positive, got {sizes}.")
+    return tuple(int(size) for size in sizes)
+
+
+def checked_number(dtype: Any, where: str) -> np.dtype:
+    """Returns a dtype of numbers.
+
+    Raises:
+        TypeError: if it is another.
+    """
+    made = np.dtype(dtype)
+    if made.kind not in "biuf":
+        raise TypeError(
+            f"{where}: dtype must be one of numbers, convertible to float, got {dtype!r}."
+        )
+    return made
+
+
+def checked_normalizer(normalizer_fn: Any, where: str) -> Normalizer | None:
+    """Returns a normalizer that can be called, or None.
+
+    Raises:
+        TypeError: if it cannot be.
+    """
+    if normalizer_fn is not None and not callable(normalizer_fn):
+        raise TypeError(f"{where}: normalizer_fn must be a function, got {normalizer_fn!r}.")
+    return normalizer_fn

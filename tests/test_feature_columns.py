@@ -57,7 +57,7 @@ def test_columns_are_frozen_comparable_and_printable():
         (lambda: layer({"age": np.ones(2)}, fc.numeric_column("agee")), 'Did you mean "age"'),
         (lambda: layer({"a": np.ones((2, 3))}, fc.numeric_column("a")), r"shape \(2, 3\), wanted"),
         (lambda: layer({"a": np.float32(1)}, fc.numeric_column("a", 2)), r"shape \(\), wanted"),
-        (lambda: layer({"a": np.ones(2)}, [fc.numeric_column("a")] * 2), "different names"),
+        (lambda: layer({"a": np.ones(2)}, [fc.numeric_column("a")] * 2), "one column stands twice"),
         (lambda: layer({"a": np.ones(2)}, []), "at least one"),
         (lambda: layer({"a": np.ones(2)}, ["a"]), "must be dense columns"),
     ],
@@ -70,9 +70,9 @@ def test_what_is_wrong_is_named(make, message):
 class Learnt(fc.DenseColumn):
     """A column with a variable of its own."""
 
-    name = "learnt"
+    name, keys, parse_spec = "learnt", ("a",), {}
 
-    def dense(self, features):
+    def dense(self, features, trainable=True):
         return est.get_variable("w", (1, 1)) * features["a"][:, None]
 
 

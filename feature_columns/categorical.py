@@ -1,0 +1,290 @@
+"""Categorical columns without a vocabulary: ids as they are, and hashes of strings.
+
+    categorical_column_with_identity("product", num_buckets=1000)
+    categorical_column_with_hash_bucket("city", hash_bucket_size=10_000)
+    weighted_categorical_column(city, weight_feature_key="share")
+
+A categorical column is no input of a network yet: wrap it with `indicator_column` or
+`embedding_column`, or give it to `linear_model`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+import estimator as est
+from feature_columns.columns import (
+    CategoricalColumn,
+    ColumnRecipe,
+    Features,
+    checked_count,
+    checked_key,
+    raw_paths,
+)
+from feature_columns.entries import Entries, entries, floats, integers, strings
+from feature_columns.hashing import fingerprint64
+from feature_columns.parse_spec import ParseSpec, VarLenFeature, merged_specs, string_or_integer
+
+
+class KeyedColumn(CategoricalColumn):
+    """A categorical column of one feature, strings or integers; subclass as a frozen dataclass."""
+
+    key: str
+    dtype: np.dtype
+
+    @property
+    def name(self) -> str:
+        """The name of the feature."""
+        return self.key
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The one feature that it reads."""
+        return (self.key,)
+
+    @property
+    def parse_spec(self) -> ParseSpec:
+        """Any number of strings or integers."""
+        return {self.key: VarLenFeature(self.dtype)}
+
+    def host_values(self, raw: Mapping[str, Any]) -> Entries:
+        """Returns the strings or integers of a raw batch, without what is missing."""
+        where = f'{type(self).__name__}({self.key}): the feature "{self.key}"'
+        found = entries(raw[self.key], where)
+        return strings(found, where) if self.dtype.kind == "U" else integers(found, where)
+
+
+@dataclasses.dataclass(frozen=True)
+class IdentityColumn(KeyedColumn):
+    """Integers that are ids already; made by `categorical_column_with_identity`."""
+
+    key: str
+    number_buckets: int
+    default_value: int | None
+    dtype: ClassVar[np.dtype] = np.dtype(np.int64)  # type: ignore[misc]
+
+    @property
+    def num_buckets(self) -> int:
+        """How many ids there are."""
+        return self.number_buckets
+
+    def host_ids(self, raw: Mapping[str, Any]) -> Entries:
+        """Returns the integers themselves, or the default where there is no such id."""
+        found = self.host_values(raw)
+        if self.default_value is None:
+            return found
+        outside = (found.values < 0) | (found.values >= self.number_buckets)
+        return found.with_values(np.where(outside, self.default_value, found.values))
+
+
+@dataclasses.dataclass(frozen=True)
+class HashedColumn(KeyedColumn):
+    """Hashes of strings or integers; made by `categorical_column_with_hash_bucket`."""
+
+    key: str
+    hash_bucket_size: int
+    dtype: np.dtype
+
+    @property
+    def num_buckets(self) -> int:
+        """How many ids there are."""
+        return self.hash_bucket_size
+
+    def host_ids(self, raw: Mapping[str, Any]) -> Entries:
+        """Returns the fingerprint of each value, modulo the number of buckets."""
+        found = self.host_values(raw)
+        hashes = fingerprint64(as_texts(found.values)) % np.uint64(self.hash_bucket_size)
+        return found.with_values(hashes.astype(np.int64))
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedColumn(CategoricalColumn):
+    """Ids with a weight each; made by `weighted_categorical_column`."""
+
+    categorical_column: CategoricalColumn
+    weight_feature_key: str
+    dtype: np.dtype
+
+    @property
+    def name(self) -> str:
+        """The names of the column and of the weights."""
+        return f"{self.categorical_column.name}_weighted_by_{self.weight_feature_key}"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The features of ids and weights."""
+        return (*self.categorical_column.keys, self.weight_feature_key)
+
+    @property
+    def num_buckets(self) -> int:
+        """How many ids there are."""
+        return self.categorical_column.num_buckets
+
+    @property
+    def parse_spec(self) -> ParseSpec:
+        """That of the ids, and any number of weights."""
+        weights: ParseSpec = {self.weight_feature_key: VarLenFeature(self.dtype)}
+        return merged_specs([self.categorical_column.parse_spec, weights], self.name)
+
+    def host_ids(self, raw: Mapping[str, Any]) -> Entries:
+        """Returns the ids of the column."""
+        return self.categorical_column.host_ids(raw)
+
+    def ids(self, features: Features, strict: bool = False) -> jax.Array:
+        """Returns the ids of the column, inside a model_fn."""
+        return self.categorical_column.ids(features, strict)
+
+    def weights(self, features: Features) -> jax.Array:
+        """Returns the weights, float32 of the shape of the ids; 0 where there is no id."""
+        return est.host_feature(CategoryWeights(self, raw_paths(self, features)))
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class CategoryWeights(ColumnRecipe):
+    """The weights of ids, one row for each example."""
+
+    dtype = np.dtype(np.float32)
+    dims = ("batch", "count")
+    fill = 0.0
+
+    def __call__(self, features: Any, labels: Any) -> np.ndarray:
+        """Returns float32 of the shape of the ids.
+
+        Raises:
+            ValueError: if ids and weights do not stand in the same places, or a weight is missing.
+        """
+        raw = self.raw(features, labels)
+        column, key = self.column.categorical_column, self.column.weight_feature_key
+        where = f'weighted_categorical_column: the weights "{key}"'
+        ids = column.host_ids(raw)
+        weights = floats(entries(raw[key], where), where)
+        weights = weights.kept(~np.isnan(weights.values))
+        # Of the raw values, some may have no id because they are missing: their weights are idle.
+        raw_ids = entries(raw[column.keys[0]], where) if len(column.keys) == 1 else ids
+        width = max(weights.shape[1], ids.shape[1])
+        at_weights, at_ids, at_raw = (_flat(x, width) for x in (weights, ids, raw_ids))
+        lacking = ~np.isin(at_ids, at_weights)
+        idle = ~np.isin(at_weights, at_raw) & (weights.values != 0)
+        if lacking.any() or idle.any():
+            row = int(np.concatenate([at_ids[lacking], at_weights[idle]]).min()) // width
+            counts = [int((x.positions[0] == row).sum()) for x in (weights, ids)]
+            raise ValueError(
+                f"{where} of {column.name} do not fit: row {row} has {counts[0]} weights for "
+                f"{counts[1]} ids, or in other places. Give one weight for each value, in the form "
+                "that the values have."
+            )
+        values = weights.values[np.searchsorted(at_weights, at_ids)]
+        return ids.with_values(values).placed(0.0, np.float32)
+
+
+def categorical_column_with_identity(
+    key: str, num_buckets: int, default_value: int | None = None
+) -> IdentityColumn:
+    """Returns a categorical column of integers that are ids already.
+
+    >>> categorical_column_with_identity("product", 1000).num_buckets
+    1000
+
+    Args:
+        key: the name of the feature, integers in `[0, num_buckets)`. -1 is missing.
+        num_buckets: how many ids there are.
+        default_value: the id of what is out of range; None: it has none under `indicator_column`,
+            and is an error under `embedding_column` and in `linear_model`.
+
+    Raises:
+        ValueError: if there are no buckets, or the default is none of the ids.
+    """
+    where = f"categorical_column_with_identity({key})"
+    checked_key(key, "categorical_column_with_identity")
+    count = checked_count(num_buckets, "num_buckets", where)
+    if default_value is not None and not 0 <= default_value < count:
+        raise ValueError(
+            f"{where}: default_value must be an id in [0, {count}), got {default_value!r}."
+        )
+    return IdentityColumn(key, count, default_value)
+
+
+def categorical_column_with_hash_bucket(
+    key: str, hash_bucket_size: int, dtype: Any = str
+) -> HashedColumn:
+    """Returns a categorical column whose ids are hashes: for many strings that nobody listed.
+
+    The ids are TensorFlow's: FarmHash's Fingerprint64 modulo the number of buckets. Different
+    strings may share an id.
+
+    >>> column = categorical_column_with_hash_bucket("city", 1000)
+    >>> column.host_ids({"city": ["hello", "a"]}).values
+    array([296, 939])
+
+    Args:
+        key: the name of the feature; `""` and `None`, or -1, are missing.
+        hash_bucket_size: how many ids there are.
+        dtype: `str`, or a numpy dtype of integers, which are hashed as decimal strings.
+
+    Raises:
+        ValueError: if there are no buckets, or the dtype is another.
+    """
+    where = f"categorical_column_with_hash_bucket({key})"
+    checked_key(key, "categorical_column_with_hash_bucket")
+    count = checked_count(hash_bucket_size, "hash_bucket_size", where)
+    return HashedColumn(key, count, string_or_integer(dtype, where))
+
+
+def weighted_categorical_column(
+    categorical_column: CategoricalColumn, weight_feature_key: str, dtype: Any = np.float32
+) -> WeightedColumn:
+    """Returns a categorical column whose ids have a weight each.
+
+    >>> tags = categorical_column_with_hash_bucket("tags", 1000)
+    >>> weighted_categorical_column(tags, "shares").name
+    'tags_weighted_by_shares'
+
+    Args:
+        categorical_column: the column of the ids.
+        weight_feature_key: the name of the feature that holds a weight for each id, in the same
+            places. An embedding with the combiner `"mean"` or `"sqrtn"` leaves out ids whose weight
+            is not positive; `"sum"` and `indicator_column` add them, negative ones too.
+        dtype: a numpy dtype of numbers.
+
+    Raises:
+        ValueError: if it is no categorical column, or the dtype is none of numbers.
+    """
+    where = f"weighted_categorical_column({weight_feature_key})"
+    checked_key(weight_feature_key, "weighted_categorical_column: weight_feature_key")
+    checked_categorical(categorical_column, where)
+    if np.dtype(dtype).kind not in "iuf":
+        raise ValueError(f"{where}: dtype must be one of numbers, got {dtype!r}.")
+    return WeightedColumn(categorical_column, weight_feature_key, np.dtype(dtype))
+
+
+def as_texts(values: Any) -> list[str | bytes]:
+    """Returns what is hashed: strings as they are, integers as decimal strings.
+
+    >>> as_texts(np.array([3, -1]))
+    [b'3', b'-1']
+    """
+    if isinstance(values, np.ndarray):
+        return [b"%d" % number for number in values.tolist()]
+    return list(values)
+
+
+def checked_categorical(column: Any, where: str) -> None:
+    """Checks that something is a categorical column.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not isinstance(column, CategoricalColumn):
+        raise ValueError(
+            f"{where}: needs a categorical column, such as "
+            f"categorical_column_with_vocabulary_list(key, words), got {column!r}."
+        )
+
+
+def _flat(found: Entries, width: int) -> np.ndarray:
+    """Returns the place of each entry as one number."""
+    rows, columns = found.positions
+    return rows * width + columns

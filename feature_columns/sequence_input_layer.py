@@ -1,0 +1,166 @@
+"""The sequence input layer: columns of sequences side by side, step by step.
+
+    steps, lengths = sequence_input_layer(features, [embedding_column(words, 16), temperature])
+
+Sequences of a batch are padded to one length, which is a round number: few lengths compile few
+programs. `lengths` tells the true ones; what stands behind them never counts.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import estimator as est
+from estimator import layers
+from feature_columns.columns import (
+    ColumnRecipe,
+    FeatureColumn,
+    Features,
+    SequenceColumn,
+    SequenceDenseColumn,
+    raw_paths,
+)
+from feature_columns.input_layer import check_same_size, checked_columns
+from feature_columns.parse_spec import ParseSpec, merged_specs
+
+
+def sequence_input_layer(
+    features: Features,
+    feature_columns: Iterable[SequenceDenseColumn] | SequenceDenseColumn,
+    *,
+    trainable: bool = True,
+    name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns columns of sequences side by side, in the order of their names, and the lengths.
+
+    >>> from feature_columns import sequence_numeric_column
+    >>> def net(features):
+    ...     return sequence_input_layer(features, sequence_numeric_column("x"))
+    >>> steps, lengths = est.preview(net, {"x": [[1.0, 2.0, 3.0], [4.0]]})[0]
+    >>> steps.shape, steps[1, :, 0].tolist(), lengths.tolist()
+    ((2, 4, 1), [4.0, 0.0, 0.0, 0.0], [3, 1])
+
+    Args:
+        features: the features of a batch by name.
+        feature_columns: embeddings or indicators of sequence categorical columns, and sequence
+            numeric columns, of different names.
+        trainable: whether the optimizer updates the variables of the columns.
+        name: the scope of the variables; `sequence_features`, ... by default.
+
+    Returns:
+        float32 of shape `(batch, steps, sum of the columns' widths)`, padded to a round number of
+        steps (`RunConfig(length_buckets=)`), and int32 of shape `(batch,)`, the true lengths.
+
+    Raises:
+        ValueError: if there are no columns, two share a name, a feature is missing, or sequences of
+            one example differ in length.
+        TypeError: if one is no column of sequences.
+    """
+    columns = checked_columns(feature_columns, "sequence_input_layer", _check_sequence)
+    with layers.layer_scope("sequence_features", name):
+        parts = [column.sequence(features, trainable) for column in columns]
+    check_same_size("sequence_input_layer", columns, parts)
+    sources = SequenceColumns(tuple(column.source for column in columns))
+    lengths = est.host_feature(SequenceLengths(sources, raw_paths(sources, features)))
+    steps = max(part.shape[1] for part in parts)
+    filled = [_filled(column, part, steps) for column, part in zip(columns, parts, strict=True)]
+    return jnp.concatenate(filled, axis=2), lengths
+
+
+def concatenate_context_input(context_input: Any, sequence_input: Any) -> jax.Array:
+    """Returns a sequence with the same context at the end of each step.
+
+    >>> concatenate_context_input(jnp.ones((2, 1)), jnp.zeros((2, 3, 4))).shape
+    (2, 3, 5)
+
+    Args:
+        context_input: floats of shape `(batch, context)`.
+        sequence_input: floats of shape `(batch, steps, width)`.
+
+    Returns:
+        Floats of shape `(batch, steps, width + context)`.
+
+    Raises:
+        ValueError: if they have other ranks, or different batch sizes.
+    """
+    context, steps = jnp.asarray(context_input), jnp.asarray(sequence_input)
+    if context.ndim != 2 or steps.ndim != 3 or len(context) != len(steps):
+        raise ValueError(
+            "concatenate_context_input: needs context_input of shape (batch, context) and "
+            f"sequence_input of shape (batch, steps, width), got {context.shape} and {steps.shape}."
+        )
+    shape = (*steps.shape[:2], context.shape[1])
+    repeated = jnp.broadcast_to(context[:, None, :].astype(steps.dtype), shape)
+    return jnp.concatenate([steps, repeated], axis=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceColumns(FeatureColumn):
+    """The columns of one sequence input layer, which agree on the lengths."""
+
+    columns: tuple[SequenceColumn, ...]
+
+    @property
+    def name(self) -> str:
+        """The names of the columns."""
+        return "+".join(column.name for column in self.columns)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All features of the columns."""
+        return tuple(dict.fromkeys(key for column in self.columns for key in column.keys))
+
+    @property
+    def parse_spec(self) -> ParseSpec:
+        """Those of the columns."""
+        return merged_specs([column.parse_spec for column in self.columns], self.name)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class SequenceLengths(ColumnRecipe):
+    """The lengths that the columns of a sequence input layer agree on."""
+
+    dtype = np.dtype(np.int32)
+    dims = ("batch",)
+
+    def __call__(self, features: Any, labels: Any) -> np.ndarray:
+        """Returns int32 of shape `(batch,)`.
+
+        Raises:
+            ValueError: if two columns have different lengths in one row.
+        """
+        raw = self.raw(features, labels)
+        found = [(column.name, *column.host_lengths(raw)) for column in self.column.columns]
+        certain = [(name, lengths) for name, lengths, is_certain in found if is_certain]
+        known, lengths = certain[0] if certain else found[0][:2]
+        for name, others, is_certain in found:
+            # A dense array of numbers may be padded: it is long enough, and no more is known.
+            wrong = others != lengths if is_certain else others < lengths
+            if wrong.any():
+                row = int(np.argmax(wrong))
+                raise ValueError(
+                    f"sequence_input_layer: the sequences of one example must have one length, but "
+                    f"in row {row} {known} has {lengths[row]} steps and {name} {others[row]}. Cut "
+                    "or fill one of them in input_fn."
+                )
+        return np.asarray(lengths, np.int32)
+
+
+def _filled(column: SequenceDenseColumn, part: jax.Array, steps: int) -> jax.Array:
+    """Returns a column's part with as many steps as the longest has."""
+    missing = steps - part.shape[1]
+    return jnp.pad(part, ((0, 0), (0, missing), (0, 0)), constant_values=column.padding)
+
+
+def _check_sequence(column: Any) -> str | None:
+    if not isinstance(column, SequenceDenseColumn):
+        return (
+            "feature_columns must be columns of sequences: embedding_column or indicator_column of "
+            "a sequence_categorical_column_with_..., or sequence_numeric_column; got "
+            f"{column!r}."
+        )
+    return None
