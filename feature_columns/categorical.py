@@ -34,6 +34,7 @@ class KeyedColumn(CategoricalColumn):
 
     key: str
     dtype: np.dtype
+    factory: ClassVar[str]
 
     @property
     def name(self) -> str:
@@ -52,7 +53,7 @@ class KeyedColumn(CategoricalColumn):
 
     def host_values(self, raw: Mapping[str, Any]) -> Entries:
         """Returns the strings or integers of a raw batch, without what is missing."""
-        where = f'{type(self).__name__}({self.key}): the feature "{self.key}"'
+        where = f'{self.factory}({self.key}): the feature "{self.key}"'
         found = entries(raw[self.key], where)
         return strings(found, where) if self.dtype.kind == "U" else integers(found, where)
 
@@ -64,6 +65,7 @@ class IdentityColumn(KeyedColumn):
     key: str
     number_buckets: int
     default_value: int | None
+    factory = "categorical_column_with_identity"
     dtype: ClassVar[np.dtype] = np.dtype(np.int64)  # type: ignore[misc]
 
     @property
@@ -87,6 +89,7 @@ class HashedColumn(KeyedColumn):
     key: str
     hash_bucket_size: int
     dtype: np.dtype
+    factory = "categorical_column_with_hash_bucket"
 
     @property
     def num_buckets(self) -> int:

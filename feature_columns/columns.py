@@ -38,6 +38,11 @@ class FeatureColumn(est.Recipe, abc.ABC):
         """The name that orders the columns, and names their variables."""
 
     @property
+    def scope(self) -> str:
+        """The scope of its variables, inside that of the layer."""
+        return safe_name(self.name)
+
+    @property
     @abc.abstractmethod
     def keys(self) -> tuple[str, ...]:
         """The raw features that it reads."""
@@ -61,7 +66,7 @@ class DenseColumn(FeatureColumn):
 
     @abc.abstractmethod
     def dense(self, features: Features, trainable: bool = True) -> jax.Array:
-        """Returns the column's part of the input layer, inside a model_fn.
+        """Returns the column's part of an input layer, which calls it in the column's scope.
 
         Args:
             features: the features of a batch by name.
@@ -126,7 +131,7 @@ class SequenceDenseColumn(FeatureColumn):
 
     @abc.abstractmethod
     def sequence(self, features: Features, trainable: bool = True) -> jax.Array:
-        """Returns floats of shape `(batch, steps, width)` inside a model_fn."""
+        """Returns floats of shape `(batch, steps, width)`, called in the column's scope."""
 
 
 class SequenceColumn(FeatureColumn):
@@ -278,9 +283,9 @@ def raw_paths(column: FeatureColumn, features: Features) -> dict[str, tuple[Any,
         path = est.raw_path(feature(features, key, column.name))
         if path is None:
             raise ValueError(
-                f'{column.name}: the feature "{key}" is none that input_fn gave: ids are made on '
-                "the host, of raw values, so what the model_fn computes has none. Compute it in "
-                "input_fn, or give the column the feature itself."
+                f'{column.name}: the feature "{key}" is no value of the batch as input_fn gave it. '
+                "Ids are made on the host, of raw values: what the model_fn computes has none, and "
+                "a tuple is several values. Make the feature in input_fn, as an array or a list."
             )
         paths[key] = path
     return paths

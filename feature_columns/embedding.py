@@ -137,9 +137,8 @@ class EmbeddingColumn(OfCategories):
         return [self.table(trainable)]
 
     def table(self, trainable: bool = True) -> jax.Array:
-        """Returns the table, float32 of shape `(num_buckets, dimension)`, inside a model_fn."""
-        with est.variable_scope(safe_name(self.name)):
-            return self._table_named("embedding_weights", trainable)
+        """Returns the table, float32 of shape `(num_buckets, dimension)`."""
+        return self._table_named("embedding_weights", trainable)
 
     def _table_named(self, name: str, trainable: bool) -> jax.Array:
         return est.get_variable(
@@ -173,16 +172,17 @@ class SharedEmbeddingColumn(EmbeddingColumn):
         """The name of the categorical column, and what was done to it."""
         return f"{self.categorical_column.name}_shared_embedding"
 
+    @property
+    def scope(self) -> str:
+        """The scope of the table."""
+        return self.table_name
+
     def table(self, trainable: bool = True) -> jax.Array:
-        """Returns the one table of all columns, inside a model_fn."""
-
-        def make() -> jax.Array:
-            if self.absolute:
-                return self._table_named(f"/{self.table_name}", trainable)
-            with est.variable_scope(self.table_name):
-                return self._table_named("embedding_weights", trainable)
-
-        made: jax.Array = est.shared(f"shared_embedding {self.table_name}", make)
+        """Returns the one table of all columns."""
+        name = f"/{self.table_name}" if self.absolute else "embedding_weights"
+        made: jax.Array = est.shared(
+            f"shared_embedding {self.table_name}", lambda: self._table_named(name, trainable)
+        )
         wanted = (self.categorical_column.num_buckets, self.dimension)
         if made.shape != wanted:
             raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+import estimator as est
 from estimator import layers
 from feature_columns.columns import (
     CategoricalColumn,
@@ -64,9 +65,10 @@ def input_layer(
     with layers.layer_scope("input_layer", name):
         parts = []
         for column in columns:
-            parts.append(column.dense(features, trainable))
-            if cols_to_vars is not None:
-                cols_to_vars[column] = column.variables(trainable)
+            with est.variable_scope(column.scope):
+                parts.append(column.dense(features, trainable))
+                if cols_to_vars is not None:
+                    cols_to_vars[column] = column.variables(trainable)
     check_same_size("input_layer", columns, parts)
     if cols_to_output_tensors is not None:
         cols_to_output_tensors.update(zip(columns, parts, strict=True))

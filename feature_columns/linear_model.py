@@ -72,8 +72,7 @@ def linear_model(
     with layers.layer_scope("linear_model", name):
         parts = []
         for column in columns:
-            with est.variable_scope(safe_name(column.name)):
-                part, used = _part(column, features, units, sparse_combiner, trainable)
+            part, used = _part(column, features, units, sparse_combiner, trainable)
             parts.append(part)
             if cols_to_vars is not None:
                 cols_to_vars[column] = used
@@ -92,16 +91,18 @@ def _part(
 
     def weights(rows: int) -> jax.Array:
         zeros = jax.nn.initializers.zeros
-        return est.get_variable("weights", (rows, units), zeros, trainable=trainable)
+        with est.variable_scope(safe_name(column.name)):
+            return est.get_variable("weights", (rows, units), zeros, trainable=trainable)
 
     if isinstance(column, CategoricalColumn):
         table = weights(column.num_buckets)
         ids, factors = column.ids(features, strict=True), column.weights(features)
         prune = sparse_combiner != "sum"
         return combined(table, ids, factors, sparse_combiner, prune=prune), [table]
-    values = column.dense(features, trainable)
+    with est.variable_scope(column.scope):
+        values, used = column.dense(features, trainable), column.variables(trainable)
     kernel = weights(values.shape[1])
-    return values @ kernel, [*column.variables(trainable), kernel]
+    return values @ kernel, [*used, kernel]
 
 
 def _check_linear(column: Any) -> str | None:

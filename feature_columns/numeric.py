@@ -195,16 +195,35 @@ def numeric_column(
     checked_key(key, "numeric_column")
     where = f"numeric_column({key})"
     sizes = checked_shape(shape, where)
-    default: Any = default_value
-    if default is not None and not isinstance(default, int | float):
-        default = tuple(np.asarray(default).tolist())
-        if np.shape(default) != sizes:
-            raise ValueError(
-                f"{where}: default_value has shape {np.shape(default)}, wanted a number or the "
-                f"column's shape {sizes}."
-            )
-    number = checked_number(dtype, where)
-    return NumericColumn(key, sizes, default, number, checked_normalizer(normalizer_fn, where))
+    return NumericColumn(
+        key,
+        sizes,
+        _checked_default(default_value, sizes, where),
+        checked_number(dtype, where),
+        checked_normalizer(normalizer_fn, where),
+    )
+
+
+def _checked_default(default: Any, sizes: tuple[int, ...], where: str) -> Any:
+    """Returns a default value as data: None, a number, or tuples of numbers of the shape."""
+    if default is None:
+        return None
+    array = np.asarray(default)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{where}: default_value must be a number, or numbers of the column's shape {sizes}, "
+            f"got {default!r}."
+        )
+    if array.shape not in ((), sizes):
+        raise ValueError(
+            f"{where}: default_value has shape {array.shape}, wanted a number or the column's "
+            f"shape {sizes}."
+        )
+    return _as_tuples(array.tolist())
+
+
+def _as_tuples(values: Any) -> Any:
+    return tuple(map(_as_tuples, values)) if isinstance(values, list) else values
 
 
 def checked_shape(shape: Any, where: str) -> tuple[int, ...]:

@@ -62,7 +62,10 @@ def sequence_input_layer(
     """
     columns = checked_columns(feature_columns, "sequence_input_layer", _check_sequence)
     with layers.layer_scope("sequence_features", name):
-        parts = [column.sequence(features, trainable) for column in columns]
+        parts = []
+        for column in columns:
+            with est.variable_scope(column.scope):
+                parts.append(column.sequence(features, trainable))
     check_same_size("sequence_input_layer", columns, parts)
     sources = SequenceColumns(tuple(column.source for column in columns))
     lengths = est.host_feature(SequenceLengths(sources, raw_paths(sources, features)))

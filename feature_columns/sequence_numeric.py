@@ -75,7 +75,9 @@ class SequenceNumericColumn(SequenceColumn, SequenceDenseColumn):
     def host_lengths(self, raw: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
         """Returns how many steps each row has, int32; of a full dense array it is not certain."""
         found = self._entries(raw)
-        return row_lengths(found), found.stored or found.index is not None
+        value = raw[self.key]
+        dense = isinstance(value, np.ndarray | jax.Array) and value.dtype != object
+        return row_lengths(found), found.index is not None or not dense
 
     def host_steps(self, raw: Mapping[str, Any]) -> np.ndarray:
         """Returns float32 of shape `(batch, steps, width)`; NaN where there is no value."""

@@ -85,6 +85,7 @@ class VocabularyListColumn(VocabularyColumn):
     dtype: np.dtype
     default_value: int
     num_oov_buckets: int
+    factory = "categorical_column_with_vocabulary_list"
 
     @property
     def size(self) -> int:
@@ -116,6 +117,7 @@ class VocabularyFileColumn(VocabularyColumn):
     dtype: np.dtype
     default_value: int
     num_oov_buckets: int
+    factory = "categorical_column_with_vocabulary_file"
 
     @property
     def size(self) -> int:

@@ -81,4 +81,4 @@ def test_a_second_input_layer_has_variables_of_its_own():
         return fc.input_layer(features, Learnt()) + fc.input_layer(features, Learnt())
 
     names = variables.trace(two, {"a": np.ones(2, np.float32)})[0].variables
-    assert list(names) == ["input_layer/w", "input_layer_1/w"]
+    assert list(names) == ["input_layer/learnt/w", "input_layer_1/learnt/w"]

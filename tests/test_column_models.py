@@ -1,0 +1,242 @@
+"""Columns inside models: gradients reach every table, names are TensorFlow's, shapes stay few."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from column_models import GOLDEN, columns_of, features_of, preview, sparse
+
+import estimator as est
+import feature_columns as fc
+
+WORDS = ["cat", "dog", "mat"]
+WORD = fc.categorical_column_with_vocabulary_list("word", WORDS)
+OTHER = fc.categorical_column_with_vocabulary_list("other", WORDS)
+FEATURES = {"word": [["cat", "dog"], ["mat"], []], "other": ["dog", "cat", "dog"]}
+
+LEARNING = [case for case in GOLDEN if case["variables"] and "max_norm" not in str(case["columns"])]
+
+
+@pytest.mark.parametrize("case", LEARNING[::2], ids=lambda case: case["name"])
+def test_gradients_are_those_of_finite_differences(case, tmp_path):
+    columns, features = columns_of(case, tmp_path), features_of(case)
+
+    def net(features):
+        if case["op"] == "linear_model":
+            return fc.linear_model(features, columns, case["units"], case["sparse_combiner"])
+        made = getattr(fc, case["op"])(features, columns)
+        return made[0] if isinstance(made, tuple) else made
+
+    def loss(variables):
+        made = est.preview(net, features, variables=variables)[0]
+        return jnp.sum(jnp.sin(made) * (1 + jnp.arange(made.size).reshape(made.shape) % 7))
+
+    rng = np.random.default_rng(0)
+    shapes = sorted(case["variables"].items())
+    at = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes}
+    towards = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes}
+
+    @jax.jit
+    def slopes(at):
+        gradient = jax.grad(loss)(at)
+        by_table = {name: jnp.vdot(gradient[name], towards[name]) for name in at}
+        moved = {
+            name: [loss({**at, name: at[name] + e * towards[name]}) for e in (-1e-2, 1e-2)]
+            for name in at
+        }
+        return by_table, {name: (after - before) / 2e-2 for name, (before, after) in moved.items()}
+
+    by_gradient, by_difference = slopes(at)
+    for name in at:
+        np.testing.assert_allclose(
+            by_gradient[name], by_difference[name], rtol=2e-2, atol=2e-2, err_msg=name
+        )
+    assert any(abs(value) > 0.01 for value in by_gradient.values())
+
+
+def trained(net, features, labels, model_dir, steps=60, **config):
+    """Returns an estimator whose squared error on one batch was minimised."""
+
+    def model_fn(features, labels, mode):
+        answer = net(features)[:, 0]
+        if mode == est.ModeKeys.PREDICT:
+            return est.EstimatorSpec(mode, predictions=answer)
+        loss = jnp.mean((answer - labels) ** 2)
+        return est.EstimatorSpec(mode, loss=loss, train_op=optax.adam(0.1))
+
+    estimator = est.Estimator(model_fn, model_dir, est.RunConfig(random_seed=1, **config))
+    return estimator.train(lambda: (features, labels), steps=steps)
+
+
+def test_a_shared_table_learns_from_all_of_its_columns(model_dir):
+    columns = fc.shared_embedding_columns([WORD, OTHER], 1)
+
+    def net(features):
+        return jnp.sum(fc.input_layer(features, columns), axis=1, keepdims=True)
+
+    labels = np.float32([1.5, 3.0, 1.0])  # reached with cat 0, dog 1, mat 3
+    estimator = trained(net, FEATURES, labels, model_dir, steps=500)
+    names = [name for name in estimator.get_variable_names() if "embedding" in name]
+    assert names == ["input_layer/other_word_shared_embedding/embedding_weights"]
+    cat, dog, mat = estimator.get_variable_value(names[0])[:, 0]
+    np.testing.assert_allclose([(cat + dog) / 2 + dog, mat + cat, dog], labels, atol=0.05)
+
+
+def test_two_layers_share_the_table_of_the_first(tmp_path):
+    start, goal = fc.shared_embedding_columns([WORD, OTHER], 2)
+
+    def towers(features):
+        return fc.input_layer(features, start) @ fc.input_layer(features, goal).T
+
+    variables = preview(towers, FEATURES)[1]
+    assert list(variables) == ["input_layer/other_word_shared_embedding/embedding_weights"]
+
+
+def test_shared_embeddings_stand_outside_of_all_scopes():
+    columns = fc.shared_embeddings([WORD, OTHER], 2, shared_embedding_collection_name="both")
+
+    def net(features):
+        with est.variable_scope("tower"):
+            return fc.input_layer(features, columns)
+
+    assert list(preview(net, FEATURES)[1]) == ["both"]
+
+
+def test_columns_of_different_tables_cannot_share_a_name():
+    ids = [fc.categorical_column_with_identity(key, 5) for key in ("a", "b")]
+    one = fc.shared_embedding_columns(ids[:1], 2, shared_embedding_collection_name="t")
+    other = fc.shared_embedding_columns(ids[1:], 3, shared_embedding_collection_name="t")
+    with pytest.raises(ValueError, match=r"'t' has shape \(5, 2\), but this column needs \(5, 3\)"):
+        preview(lambda f: fc.input_layer(f, one + other), {"a": [1], "b": [2]})
+
+
+def test_variables_have_the_names_that_tensorflow_gives_them():
+    def net(features):
+        steps = fc.embedding_column(
+            fc.sequence_categorical_column_with_vocabulary_list("word", WORDS), 2
+        )
+        first = fc.input_layer(features, fc.embedding_column(OTHER, 2))
+        second = fc.input_layer(features, fc.embedding_column(OTHER, 3))
+        with est.variable_scope("dnn"):
+            third = fc.input_layer(features, fc.embedding_column(OTHER, 1), name="dense_features")
+        linear = fc.linear_model(features, [OTHER, fc.embedding_column(WORD, 2)], units=3)
+        sequence, _ = fc.sequence_input_layer(features, steps)
+        return first, second, third, linear, sequence
+
+    assert {name: value.shape for name, value in preview(net, FEATURES)[1].items()} == {
+        "input_layer/other_embedding/embedding_weights": (3, 2),
+        "input_layer_1/other_embedding/embedding_weights": (3, 3),
+        "dnn/dense_features/other_embedding/embedding_weights": (3, 1),
+        "linear_model/other/weights": (3, 3),
+        "linear_model/word_embedding/embedding_weights": (3, 2),
+        "linear_model/word_embedding/weights": (2, 3),
+        "linear_model/bias_weights": (3,),
+        "sequence_features/word_embedding/embedding_weights": (3, 2),
+    }
+
+
+def test_layers_tell_what_belongs_to_which_column():
+    age, word = fc.numeric_column("age", 2), fc.embedding_column(WORD, 3)
+    features = {**FEATURES, "age": np.ones((3, 2))}
+
+    def net(features):
+        variables, parts, slices, linear = {}, {}, {}, {}
+        made = fc.input_layer(
+            features,
+            [word, age],
+            cols_to_vars=variables,
+            cols_to_output_tensors=parts,
+            cols_to_output_slices=slices,
+        )
+        assert slices == {age: slice(0, 2), word: slice(2, 5)}
+        fc.linear_model(features, [age, WORD], cols_to_vars=linear)
+        assert {key: len(value) for key, value in linear.items()} == {age: 1, WORD: 1, "bias": 1}
+        assert variables[age] == []
+        return made, parts[word], variables[word][0]
+
+    (made, part, table), variables = preview(net, features)
+    np.testing.assert_array_equal(made[:, 2:5], part)
+    np.testing.assert_array_equal(table, variables["input_layer/word_embedding/embedding_weights"])
+
+
+def test_a_table_begins_as_a_truncated_normal():
+    column = fc.embedding_column(fc.categorical_column_with_identity("id", 4000), 16)
+    (table,) = preview(lambda f: fc.input_layer(f, column), {"id": [1]})[1].values()
+    assert np.abs(table).max() <= 2 / 4
+    np.testing.assert_allclose([table.mean(), table.std()], [0, 0.22], atol=2e-3)
+
+
+def test_a_table_that_is_not_trainable_stays(model_dir):
+    def net(features):
+        fixed = fc.embedding_column(WORD, 1, initializer=np.ones((3, 1)), trainable=False)
+        return fc.input_layer(features, fixed) + fc.input_layer(
+            features, fc.embedding_column(OTHER, 1)
+        )
+
+    estimator = trained(net, FEATURES, np.zeros(3, np.float32), model_dir, steps=3)
+    fixed = estimator.get_variable_value("input_layer/word_embedding/embedding_weights")
+    np.testing.assert_array_equal(fixed, np.ones((3, 1)))
+
+
+def test_a_table_may_begin_where_another_model_stopped(model_dir, tmp_path):
+    net = functools.partial(fc.input_layer, feature_columns=fc.embedding_column(WORD, 1))
+    name = "input_layer/word_embedding/embedding_weights"
+    first = trained(net, FEATURES, np.float32([1, 2, 0]), model_dir, steps=20)
+    column = fc.embedding_column(WORD, 1, ckpt_to_load_from=model_dir, tensor_name_in_ckpt=name)
+    variables = est.preview(lambda f: fc.linear_model(f, column), FEATURES)[1]
+    np.testing.assert_array_equal(
+        variables["linear_model/word_embedding/embedding_weights"], first.get_variable_value(name)
+    )
+
+
+SEQUENCES = [
+    {"word": [["cat", "dog", "mat"], ["cat"]]},
+    {"word": [["cat"] * 5, ["dog"] * 4]},
+    {"word": sparse([["mat", "cat", "dog", "dog", "cat", "mat"], []])},
+]
+STEPS = fc.embedding_column(fc.sequence_categorical_column_with_vocabulary_list("word", WORDS), 2)
+
+
+@pytest.mark.parametrize(
+    ("buckets", "shapes"), [(None, [4, 8, 8]), ((6, 12), [6, 6, 6]), ([5], [5, 5, 8])]
+)
+def test_lengths_are_rounded_to_few(model_dir, buckets, shapes):
+    seen = []
+
+    def model_fn(features, labels, mode):
+        steps, lengths = fc.sequence_input_layer(features, STEPS)
+        seen.append(steps.shape[1])
+        last = jnp.take_along_axis(steps, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
+        return est.EstimatorSpec(mode, predictions=jnp.where(lengths[:, None] > 0, last, 0))
+
+    config = est.RunConfig(random_seed=3, length_buckets=buckets)
+    estimator = est.Estimator(model_fn, model_dir, config)
+    answers = np.array(list(estimator.predict(lambda: iter(SEQUENCES))))
+    assert sorted(set(seen)) == sorted(set(shapes))
+    (table,) = est.preview(lambda f: fc.sequence_input_layer(f, STEPS), SEQUENCES[0], seed=3)[
+        1
+    ].values()
+    wanted = [table[2], table[0], table[0], table[1], table[2], np.zeros(2)]
+    np.testing.assert_array_equal(answers, np.array(wanted))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_columns_answer_the_same_on_several_devices(model_dir, devices):
+    columns = [fc.embedding_column(WORD, 2), fc.numeric_column("age"), fc.indicator_column(OTHER)]
+    features = {"word": [["cat"], ["mat", "dog"]] * 2, "other": [*WORDS, "x"], "age": [1.0] * 4}
+    distribute = est.DataParallel(devices=jax.devices()[:devices])
+
+    def net(features):
+        return jnp.sum(fc.input_layer(features, columns), axis=1, keepdims=True)
+
+    estimator = trained(
+        net, features, np.float32([0, 1, 2, 3]), model_dir, steps=5, train_distribute=distribute
+    )
+    table = estimator.get_variable_value("input_layer/word_embedding/embedding_weights")
+    np.testing.assert_allclose(table, TABLES.setdefault("table", table), rtol=1e-5)
+
+
+TABLES = {}
