@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from estimator.context import RawPath
-from estimator.host_features import HostRecipe, compute
+from estimator.host_features import HostCheck, HostRecipe, compute
 from estimator.lengths import padded
 from estimator.sparse_tensor import SparseTensor
 
@@ -121,6 +121,15 @@ class Batch:
                 made = padded(made, recipe.dims, recipe.fill, buckets)
             self._made[recipe.name] = made
         return made
+
+    def check(self, position: int, check: HostCheck) -> None:
+        """Has a leaf looked at, unless it is on a device: it would have to be fetched.
+
+        Raises:
+            ValueError: what the check finds.
+        """
+        if not isinstance(self.leaves[position], jax.Array):
+            check(self.leaves[position])
 
     def copy(self) -> "Batch":
         """Returns a batch that shares no memory with this one."""

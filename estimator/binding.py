@@ -87,8 +87,7 @@ class Binding:
             ValueError: if a host check finds something wrong.
         """
         for i, check in self.checks:
-            if not isinstance(batch.leaves[i], jax.Array):
-                check(batch.leaves[i])
+            batch.check(i, check)
         inputs = []
         for i in self.used:
             leaf = batch.leaves[i]

@@ -57,7 +57,7 @@ def preview(
     recipes, _ = trace(lambda arrays: [in_frame(found, arrays)][1:], arrays, frame=found)
     positions = {path: i for i, path in enumerate(batch.raw_paths)}
     for path, check in recipes.checks:
-        check(batch.leaves[positions[path]])
+        batch.check(positions[path], check)
     values = (
         initialize(recipes, seed)
         if variables is None
