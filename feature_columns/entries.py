@@ -118,12 +118,13 @@ def strings(found: Entries, where: str, drop_empty: bool = True) -> Entries:
     Raises:
         TypeError: if a value is something else.
     """
-    values = found.values
+    values, kind = found.values, ""
     if isinstance(values, np.ndarray):
-        if values.dtype.kind not in "USTO" and values.size:
+        kind = values.dtype.kind
+        if kind not in "USTO" and values.size:
             raise _not_strings(values, values[0], where)
         values = values.tolist()
-    kinds = set(map(type, values))
+    kinds = {str} if kind == "U" else set(map(type, values))
     if not kinds <= _STRINGS:
         keep = np.fromiter((not is_missing(value) for value in values), bool, len(values))
         found = found.with_values(values).kept(keep)

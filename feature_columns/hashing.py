@@ -36,8 +36,7 @@ def fingerprint64(values: Iterable[str | bytes]) -> np.ndarray:
 
     Source: Google's FarmHash, `farmhashna::Hash64`, which is `Fingerprint64`.
     """
-    texts = [value.encode() if isinstance(value, str) else value for value in values]
-    return _implementation()(texts)
+    return _implementation()(values if isinstance(values, list) else list(values))
 
 
 def fingerprint_cat64(first: Hashes, second: Hashes) -> np.ndarray:
@@ -58,12 +57,13 @@ def fingerprint_cat64(first: Hashes, second: Hashes) -> np.ndarray:
         return _shift_mix(_shift_mix(result * _CAT) * _CAT)
 
 
-def fingerprint64_in_numpy(texts: list[bytes]) -> np.ndarray:
+def fingerprint64_in_numpy(values: list[str | bytes]) -> np.ndarray:
     """Returns the fingerprints without any library, all texts of one length at a time.
 
     >>> hex(fingerprint64_in_numpy([b"hello"])[0])
     '0xb48be5a931380ce8'
     """
+    texts = [value.encode() if isinstance(value, str) else value for value in values]
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     hashes = np.empty(len(texts), np.uint64)
     with np.errstate(over="ignore"):
@@ -75,14 +75,14 @@ def fingerprint64_in_numpy(texts: list[bytes]) -> np.ndarray:
 
 
 @functools.cache
-def _implementation() -> Callable[[list[bytes]], np.ndarray]:
+def _implementation() -> Callable[[list[str | bytes]], np.ndarray]:
     try:
         import farmhash
 
-        one = farmhash.Fingerprint64  # another package of this name calls it differently
+        one = farmhash.Fingerprint64  # of str, too; another package of this name lacks it
     except (ImportError, AttributeError):
         return fingerprint64_in_numpy
-    return lambda texts: np.fromiter(map(one, texts), np.uint64, len(texts))
+    return lambda values: np.fromiter(map(one, values), np.uint64, len(values))
 
 
 def _of_length(texts: np.ndarray) -> np.ndarray:
