@@ -19,6 +19,8 @@ from typing import Any, Protocol, TypeGuard, final, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from estimator.sparse_tensor import SparseTensor
+
 Array = NDArray[Any]
 Arrays = Array | dict[Any, Array]
 
@@ -218,8 +220,8 @@ def numpy_input_fn(
     [40] [0]
 
     Args:
-        x: an array or a dict of arrays, `(rows, ...)` each. Lists are converted; arrays are not
-            copied, so leave them as they are.
+        x: an array or a dict of arrays, `(rows, ...)` each. Lists are converted, rows of different
+            lengths into an array of lists; arrays are not copied, so leave them as they are.
         y: the labels: an array, a dict of arrays, or None.
         batch_size: rows in a batch. 5 rows, 2 epochs and 3 in a batch give 3, 3, 3, 1.
         num_epochs: how often every row is given; None: forever, and never a short batch.
@@ -358,15 +360,12 @@ def _arrays(name: str, value: Any) -> Arrays:
 
 
 def _array(name: str, value: Any, wanted: str) -> Array:
-    if not isinstance(value, list | tuple | _SupportsArray):
+    if not isinstance(value, list | tuple | _SupportsArray) or isinstance(value, SparseTensor):
         raise TypeError(f"{name} must be {wanted}; got {type(value).__name__}.")
     try:
         array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(
-            f"{name} is not one array: {error} For rows of different lengths pass a numpy array "
-            "of dtype object that holds lists."
-        ) from error
+    except ValueError:  # rows of different lengths
+        array = np.fromiter(value, object, len(value))
     if array.ndim == 0:
         raise ValueError(f"{name} is a single {array.dtype}: wants an array of shape (rows, ...).")
     # A view, so that the user's array stays writable while no batch can change later epochs.

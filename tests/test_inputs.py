@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from estimator.inputs import ArrayBatches, BatchSettings, numpy_input_fn, pandas_input_fn
+from estimator.sparse_tensor import SparseTensor
 
 AGES = np.arange(20, 25)
 TOWNS = np.array(["Ulm", "Bonn", "Ulm", "Kiel", "Trier"])
@@ -200,15 +201,21 @@ def test_batches_already_given_stay_as_they_were():
             "single float32: wants an array of shape",
         ),
         (
-            {"x": {"tags": [["a"], ["b", "c"]]}, "shuffle": True},
-            ValueError,
-            r"x\['tags'\] is not one array.*dtype object",
+            {"x": {"tags": SparseTensor([[0, 0]], ["a"], (1, 1))}, "shuffle": True},
+            TypeError,
+            r"x\['tags'\] must be an array; got SparseTensor",
         ),
     ],
 )
 def test_numpy_input_fn_explains_what_is_wrong_when_it_is_called(arguments, error, words):
     with pytest.raises(error, match=words):
         numpy_input_fn(**arguments)
+
+
+def test_rows_of_different_lengths_become_an_array_of_lists():
+    tags = [["a"], ["b", "c"], [], [["d"], ["e", "f"]]]
+    batches = list(numpy_input_fn({"tags": tags}, batch_size=3, shuffle=False)())
+    assert [batch["tags"].tolist() for batch in batches] == [tags[:3], tags[3:]]
 
 
 def test_the_arguments_of_tf_queues_are_accepted():
