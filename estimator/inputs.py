@@ -365,6 +365,8 @@ def _array(name: str, value: Any, wanted: str) -> Array:
     try:
         array = np.asarray(value)
     except ValueError:  # rows of different lengths
+        if not isinstance(value, list | tuple):
+            raise
         array = np.fromiter(value, object, len(value))
     if array.ndim == 0:
         raise ValueError(f"{name} is a single {array.dtype}: wants an array of shape (rows, ...).")
