@@ -185,8 +185,9 @@ def raw_value(path: RawPath, features: Any, labels: Any = None) -> Any:
 def host_check(value: Any, check: HostCheck) -> None:
     """Has the values of a raw leaf looked at on the host, in each batch, before they are used.
 
-    Inside a compiled step nothing can be raised. Values that are on a device already are not
-    fetched to be looked at; nor are those that the model_fn computed.
+    Inside a compiled step nothing can be raised. Only leaves that are arrays of numbers in host
+    memory are looked at: those on a device already are not fetched, those that no array holds need
+    a host recipe, which may raise itself.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Positive(HostCheck):

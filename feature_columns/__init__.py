@@ -31,6 +31,7 @@ from feature_columns.embedding import (
     shared_embedding_columns,
     shared_embeddings,
 )
+from feature_columns.entries import Entries, entries
 from feature_columns.hashing import fingerprint64
 from feature_columns.input_layer import input_layer
 from feature_columns.linear_model import linear_model
@@ -52,6 +53,7 @@ from feature_columns.vocabulary import (
 __all__ = [
     "CategoricalColumn",
     "DenseColumn",
+    "Entries",
     "FeatureColumn",
     "FixedLenFeature",
     "SequenceColumn",
@@ -65,6 +67,7 @@ __all__ = [
     "concatenate_context_input",
     "crossed_column",
     "embedding_column",
+    "entries",
     "fingerprint64",
     "indicator_column",
     "input_layer",

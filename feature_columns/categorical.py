@@ -51,9 +51,14 @@ class KeyedColumn(CategoricalColumn):
         """Any number of strings or integers."""
         return {self.key: VarLenFeature(self.dtype)}
 
+    @property
+    def where(self) -> str:
+        """What error messages call it."""
+        return f"{self.factory}({self.key})"
+
     def host_values(self, raw: Mapping[str, Any]) -> Entries:
         """Returns the strings or integers of a raw batch, without what is missing."""
-        where = f'{self.factory}({self.key}): the feature "{self.key}"'
+        where = f'{self.where}: the feature "{self.key}"'
         found = entries(raw[self.key], where)
         return strings(found, where) if self.dtype.kind == "U" else integers(found, where)
 
@@ -122,6 +127,11 @@ class WeightedColumn(CategoricalColumn):
         return (*self.categorical_column.keys, self.weight_feature_key)
 
     @property
+    def where(self) -> str:
+        """What error messages call it."""
+        return f"weighted_categorical_column({self.weight_feature_key})"
+
+    @property
     def num_buckets(self) -> int:
         """How many ids there are."""
         return self.categorical_column.num_buckets
@@ -161,7 +171,7 @@ class CategoryWeights(ColumnRecipe):
         """
         raw = self.raw(features, labels)
         column, key = self.column.categorical_column, self.column.weight_feature_key
-        where = f'weighted_categorical_column: the weights "{key}"'
+        where = f'{self.column.where}: the weights "{key}"'
         ids = column.host_ids(raw)
         weights = floats(entries(raw[key], where), where)
         weights = weights.kept(~np.isnan(weights.values))

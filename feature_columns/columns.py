@@ -43,6 +43,11 @@ class FeatureColumn(est.Recipe, abc.ABC):
         return safe_name(self.name)
 
     @property
+    def where(self) -> str:
+        """What error messages call it."""
+        return f"{type(self).__name__}({self.name})"
+
+    @property
     @abc.abstractmethod
     def keys(self) -> tuple[str, ...]:
         """The raw features that it reads."""
@@ -198,7 +203,7 @@ class CategoryIds(ColumnRecipe):
         found = self.column.host_ids(self.raw(features, labels))
         if len(found.shape) != 2:
             raise ValueError(
-                f"{self.column.name}: the feature has shape {found.shape}, steps in each row and "
+                f"{self.column.where}: the feature has shape {found.shape}, steps in each row and "
                 "values in each step: give it to a sequence column."
             )
         return in_range(self.column, found, self.strict).placed(-1, np.int32)
@@ -216,7 +221,7 @@ def in_range(column: Any, found: Entries, strict: bool) -> Entries:
     high = ids >= column.num_buckets
     if strict and high.any():
         raise ValueError(
-            f"{column.name}: the feature holds {ids[high][0]}, but there are ids 0 to "
+            f"{column.where}: the feature holds {ids[high][0]}, but there are ids 0 to "
             f"{column.num_buckets - 1} only. Raise num_buckets, or give the column a "
             "default_value."
         )
@@ -280,10 +285,10 @@ def raw_paths(column: FeatureColumn, features: Features) -> dict[str, tuple[Any,
     """
     paths = {}
     for key in column.keys:
-        path = est.raw_path(feature(features, key, column.name))
+        path = est.raw_path(feature(features, key, column.where))
         if path is None:
             raise ValueError(
-                f'{column.name}: the feature "{key}" is no value of the batch as input_fn gave it. '
+                f'{column.where}: the feature "{key}" is no value of the batch as input_fn gave it. '
                 "Ids are made on the host, of raw values: what the model_fn computes has none, and "
                 "a tuple is several values. Make the feature in input_fn, as an array or a list."
             )

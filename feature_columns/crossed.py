@@ -44,6 +44,11 @@ class CrossedColumn(CategoricalColumn):
         return "_X_".join(sorted(map(_name, self.leaves)))
 
     @property
+    def where(self) -> str:
+        """What error messages call it."""
+        return f"crossed_column({self.name})"
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """The features that are crossed."""
         keys = [(leaf,) if isinstance(leaf, str) else leaf.keys for leaf in self.leaves]
@@ -71,9 +76,7 @@ class CrossedColumn(CategoricalColumn):
             sizes = {
                 _name(leaf): one.shape[0] for leaf, one in zip(self.leaves, found, strict=True)
             }
-            raise ValueError(
-                f"crossed_column({self.name}): the features have different batch sizes: {sizes}."
-            )
+            raise ValueError(f"{self.where}: the features have different batch sizes: {sizes}.")
         rows, chosen = _combinations(found, batches.pop())
         # A key of 0 is none, as in TensorFlow.
         key = np.uint64((self.hash_key or DEFAULT_HASH_KEY) % 2**64)
@@ -86,7 +89,7 @@ class CrossedColumn(CategoricalColumn):
     def _fingerprints(self, leaf: str | CategoricalColumn, raw: Mapping[str, Any]) -> Entries:
         """Returns what is hashed for each value of one feature: uint64."""
         if isinstance(leaf, str):
-            where = f'crossed_column({self.name}): the feature "{leaf}"'
+            where = f'{self.where}: the feature "{leaf}"'
             found = entries(raw[leaf], where)
             if _holds_integers(found.values):
                 found = integers(found, where, drop_missing=False)
@@ -97,7 +100,7 @@ class CrossedColumn(CategoricalColumn):
             found = leaf.host_ids(raw)
         if len(found.shape) != 2:
             raise ValueError(
-                f"crossed_column({self.name}): {_name(leaf)} has shape {found.shape}; only "
+                f"{self.where}: {_name(leaf)} has shape {found.shape}; only "
                 "rows of values are crossed."
             )
         return found.with_values(found.values.astype(np.uint64))

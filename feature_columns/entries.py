@@ -6,8 +6,8 @@
     found.shape         # (3, 2)
 
 A feature may be a dense array, a list, lists of lists, an object array, a scipy.sparse matrix, or a
-`SparseTensor`. In the last two everything that is stored is a value. In the others `None` and NaN
-are missing, and so are `""` among strings and -1 among integers, as in TensorFlow.
+`SparseTensor`. `None` and NaN are missing. So are `""` among strings and -1 among integers, as in
+TensorFlow, but for the last two forms, where they are values like others.
 """
 
 import dataclasses
@@ -357,7 +357,9 @@ def _as_integers(values: list[Any], where: str) -> np.ndarray:
             raise _not_integers(type(value).__name__, value, where)
     made = np.array(values or [], np.int64 if not values else None)
     if made.dtype == object or made.dtype.kind == "f":
-        raise OverflowError(f"{where} holds {max(values, key=abs)}, which needs more than 64 bits.")
+        raise OverflowError(
+            f"{where} holds {max(values, key=abs)}, which does not fit into 64 bits."
+        )
     return made
 
 

@@ -67,7 +67,7 @@ class NumericColumn(DenseColumn):
             ValueError: if the feature is missing, or an example has another number of values.
         """
         del trainable
-        value = feature(features, self.key, self._where)
+        value = feature(features, self.key, self.where)
         if est.raw_path(value) is None or isinstance(value, jax.Array):
             if self.default_value is None:
                 est.host_check(value, NoMissingNumbers(self.key))
@@ -91,7 +91,7 @@ class NumericColumn(DenseColumn):
                 each example as the shape has.
             TypeError: if a value is no number.
         """
-        where = f'{self._where}: the feature "{self.key}"'
+        where = f'{self.where}: the feature "{self.key}"'
         value = raw[self.key]
         if isinstance(value, est.SparseTensor):
             raise ValueError(
@@ -107,7 +107,8 @@ class NumericColumn(DenseColumn):
         return np.where(np.isnan(values), np.asarray(self.default_value, np.float32), values)
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
+        """What error messages call it."""
         return f"numeric_column({self.key})"
 
     def _shaped(self, value: Any) -> Any:
@@ -115,7 +116,7 @@ class NumericColumn(DenseColumn):
         fitting = [(batch, *self.shape)] + ([(batch,)] if self.width == 1 else [])
         if value.ndim == 0 or value.shape not in fitting:
             raise ValueError(
-                f"{self._where}: the feature has shape {value.shape}, wanted "
+                f"{self.where}: the feature has shape {value.shape}, wanted "
                 f"{('batch', *self.shape)}. Give the column shape={value.shape[1:]}, or reshape "
                 "the feature."
             )
@@ -129,7 +130,7 @@ class NumericColumn(DenseColumn):
             value = xp.asarray(self.normalizer_fn(value))
             if value.size != rows * self.width:
                 raise ValueError(
-                    f"{self._where}: normalizer_fn made an array of shape {value.shape} of one of "
+                    f"{self.where}: normalizer_fn made an array of shape {value.shape} of one of "
                     f"shape {(rows, *self.shape)}. It must keep the shape."
                 )
         return value.reshape(rows, self.width).astype(xp.float32)
@@ -183,7 +184,7 @@ def numeric_column(
         key: the name of the feature.
         shape: the shape of one example.
         default_value: stands in for what is missing: one number, or one for each value of the
-            shape; None: a missing value is an error.
+            shape; None: a missing value is an error (in an array of JAX's it is not looked for).
         dtype: the numpy dtype that the normalizer sees, float32 by default.
         normalizer_fn: a function of the traced array, of shape `(batch, *shape)`, that keeps the
             shape; inside a cross it is given a numpy array.

@@ -50,6 +50,11 @@ class SequenceCategoricalColumn(SequenceColumn):
         return self.categorical_column.name
 
     @property
+    def where(self) -> str:
+        """What error messages call it."""
+        return f"sequence_{self.categorical_column.where}"
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """The feature of the categorical column."""
         return self.categorical_column.keys

@@ -113,6 +113,11 @@ class SequenceColumns(FeatureColumn):
         return "+".join(column.name for column in self.columns)
 
     @property
+    def where(self) -> str:
+        """What error messages call it."""
+        return "sequence_input_layer"
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """All features of the columns."""
         return tuple(dict.fromkeys(key for column in self.columns for key in column.keys))

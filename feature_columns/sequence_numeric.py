@@ -97,18 +97,19 @@ class SequenceNumericColumn(SequenceColumn, SequenceDenseColumn):
         made = jnp.asarray(self.normalizer_fn(value.reshape(batch, steps, *self.shape)))
         if made.size != value.size:
             raise ValueError(
-                f"{self._where}: normalizer_fn made an array of shape {made.shape} of one of shape "
+                f"{self.where}: normalizer_fn made an array of shape {made.shape} of one of shape "
                 f"{(batch, steps, *self.shape)}. It must keep the shape."
             )
         return jnp.where(missing, self.default_value, made.reshape(shape).astype(jnp.float32))
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
+        """What error messages call it."""
         return f"sequence_numeric_column({self.key})"
 
     def _entries(self, raw: Mapping[str, Any]) -> Entries:
         """Returns the values by row and step, and by place in a step where it has several."""
-        where = f'{self._where}: the feature "{self.key}"'
+        where = f'{self.where}: the feature "{self.key}"'
         value = raw[self.key]
         if isinstance(value, np.ndarray | jax.Array) and value.ndim > 3:
             value = np.asarray(value)

@@ -124,7 +124,7 @@ LAYERS = [
     (of(fc.indicator_column(IDS), id=[1.5]), "float values, such as 1.5; integers are wanted"),
     (of(fc.indicator_column(IDS), id=["a"]), "such as 'a'; integers are wanted"),
     (of(fc.indicator_column(IDS), id=[True]), "such as True; integers are wanted"),
-    (of(fc.indicator_column(IDS), id=[2**70]), "needs more than 64 bits"),
+    (of(fc.indicator_column(IDS), id=[2**70]), "does not fit into 64 bits"),
     (of(fc.indicator_column(IDS), id=np.ones((1, 2, 3), int)), "give it to a sequence column"),
     (of(fc.indicator_column(IDS), id=np.ones((1, 1, 1, 1), int)), r"shape \(1, 1, 1, 1\); wanted"),
     (of(fc.indicator_column(WORD), word=[3]), "int values, such as 3; .*dtype=np.int64"),
@@ -201,7 +201,7 @@ def test_what_a_model_fn_computes_has_no_ids():
     def net(features):
         return fc.input_layer({"id": features["id"] + 1}, fc.indicator_column(IDS))
 
-    with pytest.raises(ValueError, match=r'id: the feature "id" is no value of the batch'):
+    with pytest.raises(ValueError, match=r'identity\(id\): the feature "id" is no value of the batch'):
         est.preview(net, {"id": np.array([1, 2])})
 
 
