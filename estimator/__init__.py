@@ -21,6 +21,7 @@ from estimator.host_features import (
     host_check,
     host_feature,
     host_output,
+    once_a_batch,
     raw_path,
     raw_value,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "metrics",
     "next_rng_key",
     "numpy_input_fn",
+    "once_a_batch",
     "pandas_input_fn",
     "preview",
     "raw_path",

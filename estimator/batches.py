@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from estimator.context import RawPath
-from estimator.host_features import HostCheck, HostRecipe, compute
+from estimator.host_features import HostCheck, HostRecipe, compute, remembering
 from estimator.lengths import padded
 from estimator.sparse_tensor import SparseTensor
 
@@ -57,7 +57,16 @@ class Batch:
         ValueError: if the labels have another length than the features.
     """
 
-    __slots__ = ("_features_end", "_made", "features", "kinds", "labels", "layout", "leaves")
+    __slots__ = (
+        "_features_end",
+        "_made",
+        "_memo",
+        "features",
+        "kinds",
+        "labels",
+        "layout",
+        "leaves",
+    )
     leaves: list[Any]
     kinds: list[ArrayLeaf | HostLeaf]
     layout: tuple[Any, Any]
@@ -67,6 +76,7 @@ class Batch:
         self.features = features
         self.labels = labels
         self._made: dict[str, np.ndarray] = {}
+        self._memo: dict[Any, Any] = {}
         leaves = None if like is None else _leaves_like(features, labels, like)
         if leaves is not None and like is not None:
             self.leaves = leaves
@@ -115,7 +125,8 @@ class Batch:
         """
         made = self._made.get(recipe.name)
         if made is None:
-            made = compute(recipe, self.features, self.labels)
+            with remembering(self._memo):
+                made = compute(recipe, self.features, self.labels)
             made = to_device_dtype(made, f"host_feature({recipe.name})")
             if recipe.fill is not None:
                 made = padded(made, recipe.dims, recipe.fill, buckets)

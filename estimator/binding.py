@@ -157,6 +157,13 @@ def hand_over(frame: Frame, layout: Any, leaves: Sequence[Any]) -> tuple[Any, An
     return rebuild(layout, held)
 
 
+def leaf_shape(batch: Batch, position: int) -> jax.ShapeDtypeStruct:
+    """Returns the shape of an array of a batch, and its dtype on the device."""
+    kind = batch.kinds[position]
+    assert isinstance(kind, ArrayLeaf)
+    return jax.ShapeDtypeStruct(batch.leaves[position].shape, kind.dtype)
+
+
 def stand_ins(batch: Batch, touched: Callable[[int], None]) -> list[Any]:
     """Returns what stands for the leaves of a batch that are no arrays on the device.
 
@@ -243,13 +250,8 @@ def _trace(
         return model_fn(*hand_over(frame, batch.layout, leaves), mode)
 
     frame = Frame(host=functools.partial(batch.host, buckets=model_fn.length_buckets))
-    shapes = [_shape(batch.leaves[i], batch.kinds[i]) for i in given]
+    shapes = [leaf_shape(batch, i) for i in given]
     return trace(fn, shapes, frame=frame)
-
-
-def _shape(leaf: Any, kind: ArrayLeaf | HostLeaf) -> jax.ShapeDtypeStruct:
-    assert isinstance(kind, ArrayLeaf)
-    return jax.ShapeDtypeStruct(leaf.shape, kind.dtype)
 
 
 def _why_unavailable(path: str, kind: ArrayLeaf | HostLeaf) -> str:

@@ -17,9 +17,11 @@ the array it makes reaches the device. An output recipe runs on the host, too, o
 """
 
 import abc
+import contextlib
+import contextvars
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -28,6 +30,8 @@ import numpy as np
 
 from estimator.context import RawPath, current_frame
 from estimator.recipes import Recipe, check_recipe
+
+_MEMO: contextvars.ContextVar[dict[Any, Any] | None] = contextvars.ContextVar("memo", default=None)
 
 
 class HostRecipe(Recipe, abc.ABC):
@@ -261,6 +265,38 @@ def compute(recipe: HostRecipe, features: Any, labels: Any) -> np.ndarray:
             "`dtype` and `dims`."
         )
     return array
+
+
+@contextlib.contextmanager
+def remembering(memo: dict[Any, Any]) -> Iterator[None]:
+    """Lets `once_a_batch` remember in `memo` what it makes meanwhile in this thread."""
+    token = _MEMO.set(memo)
+    try:
+        yield
+    finally:
+        _MEMO.reset(token)
+
+
+def once_a_batch(raw: Any, what: Any, make: Callable[[], Any]) -> Any:
+    """Returns `make()`, once for each raw value of a batch, for all host recipes that ask for it.
+
+    >>> with remembering({}):
+    ...     [once_a_batch(raw, "size", lambda: print("counted") or 2) for raw in [["a", "b"]] * 2]
+    counted
+    [2, 2]
+
+    Args:
+        raw: a value of the raw batch.
+        what: tells what is made of it: hashable, and different for different things.
+        make: makes it; nobody may change it afterwards.
+    """
+    memo = _MEMO.get()
+    if memo is None:
+        return make()
+    key = (id(raw), what)
+    if key not in memo:
+        memo[key] = (raw, make())  # the raw value is held, so that no other gets its id
+    return memo[key][1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
     net, variables = preview(lambda features: input_layer(features, columns), {"age": [20, 30]})
 
-For looking at columns, layers and host recipes in a notebook or a test. Nothing is compiled.
+For looking at columns, layers and host recipes in a notebook or a test. The function is compiled,
+as a model_fn is: return what you want to see.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from estimator.batches import Batch, to_device_dtype
-from estimator.binding import hand_over, stand_ins
+from estimator.binding import hand_over, leaf_shape, stand_ins
 from estimator.context import Frame, run
+from estimator.steps import compiled_whole
 from estimator.variables import initialize, trace
 
 
@@ -40,6 +42,9 @@ def preview(
         variables: the variables by name; None: fresh ones.
         seed: what the fresh variables, and random keys, come from.
 
+    Returns:
+        What the function returns, arrays and anything else; and the variables by name.
+
     Raises:
         ValueError, TypeError: whatever is wrong with the function or the batch.
     """
@@ -50,19 +55,26 @@ def preview(
         for i, array in arrays.items():
             leaves[i] = array
         given = hand_over(frame, batch.layout, leaves)
-        return fn(*given) if labels is not None else fn(given[0])
+        return run(frame, fn, *(given if labels is not None else given[:1]))
 
     found = Frame(host=batch.host)
-    arrays = {i: jnp.asarray(to_device_dtype(x, batch.paths[i])) for i, x in batch.arrays.items()}
-    recipes, _ = trace(lambda arrays: [in_frame(found, arrays)][1:], arrays, frame=found)
+    shapes = {i: leaf_shape(batch, i) for i in batch.arrays}
+    recipes, _ = trace(lambda arrays: [in_frame(found, arrays)][1:], shapes, frame=found)
     positions = {path: i for i, path in enumerate(batch.raw_paths)}
     for path, check in recipes.checks:
         batch.check(positions[path], check)
-    values = (
-        initialize(recipes, seed)
-        if variables is None
-        else {name: jnp.asarray(value) for name, value in variables.items()}
-    )
-    host = {name: jnp.asarray(batch.host(recipe)) for name, recipe in recipes.host.items()}
-    frame = Frame(values, writable=False, key=jax.random.key(seed), host=host)
-    return run(frame, in_frame, frame, arrays), values
+    if variables is None:
+        variables = initialize(recipes, seed)
+    values = {name: jnp.asarray(value) for name, value in variables.items()}
+    host = {name: batch.host(recipe) for name, recipe in recipes.host.items()}
+    arrays = {}
+    for n, (i, leaf) in enumerate(sorted(batch.arrays.items())):
+        # What is not computed with may be too large for the device.
+        used = n in recipes.used
+        arrays[i] = to_device_dtype(leaf, batch.paths[i]) if used else leaf.astype(shapes[i].dtype)
+
+    def computed(values: Any, host: Any, arrays: Any) -> Any:
+        frame = Frame(values, writable=False, key=jax.random.key(seed), host=host)
+        return in_frame(frame, arrays)
+
+    return compiled_whole(computed)(values, host, arrays), values

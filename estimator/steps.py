@@ -9,12 +9,14 @@ values that nobody has to read. The state travels as a flat list: taking a tree 
 putting it together again would cost a small model a fifth of its speed.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -23,6 +25,14 @@ from estimator.context import Frame, fold_name, run
 from estimator.train_state import TrainState
 
 Outputs = dict[str, Any]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _NoArray:
+    """A part of a result that is no array: it belongs to the structure."""
+
+    value: Any
 
 
 class TrainSteps:
@@ -107,6 +117,28 @@ def predict_step(binding: Binding, mesh: Mesh | None, keys: tuple[str, ...] | No
         return answers if keys is None else {key: answers[key] for key in keys}, frame.tags
 
     return jax.jit(step)
+
+
+def compiled_whole(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `fn`, compiled, where it may return other things than arrays, too.
+
+    >>> compiled_whole(lambda x: {"double": x * 2, "name": "x"})(jnp.ones(2))["name"]
+    'x'
+    """
+
+    def kept(leaf: Any) -> Any:
+        return leaf if isinstance(leaf, jax.Array | np.ndarray) else _NoArray(leaf)
+
+    def released(leaf: Any) -> Any:
+        return leaf.value if isinstance(leaf, _NoArray) else leaf
+
+    jitted = jax.jit(lambda *args: jax.tree.map(kept, fn(*args)))
+
+    def call(*args: Any) -> Any:
+        made = jitted(*args)
+        return jax.tree.map(released, made, is_leaf=lambda leaf: isinstance(leaf, _NoArray))
+
+    return call
 
 
 @jax.jit

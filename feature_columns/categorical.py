@@ -24,7 +24,14 @@ from feature_columns.columns import (
     checked_key,
     raw_paths,
 )
-from feature_columns.entries import Entries, entries, floats, integers, strings
+from feature_columns.entries import (
+    Entries,
+    are_there,
+    entries,
+    floats,
+    integers,
+    strings,
+)
 from feature_columns.hashing import fingerprint64
 from feature_columns.parse_spec import ParseSpec, VarLenFeature, merged_specs, string_or_integer
 
@@ -58,9 +65,14 @@ class KeyedColumn(CategoricalColumn):
 
     def host_values(self, raw: Mapping[str, Any]) -> Entries:
         """Returns the strings or integers of a raw batch, without what is missing."""
+        found = self.host_entries(raw)
+        return found.kept(are_there(found))
+
+    def host_entries(self, raw: Mapping[str, Any]) -> Entries:
+        """Returns the strings or integers of a raw batch, with `""` and -1."""
         where = f'{self.where}: the feature "{self.key}"'
-        found = entries(raw[self.key], where)
-        return strings(found, where) if self.dtype.kind == "U" else integers(found, where)
+        read = raw_strings if self.dtype.kind == "U" else raw_integers
+        return read(raw[self.key], where)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +98,18 @@ class IdentityColumn(KeyedColumn):
         outside = (found.values < 0) | (found.values >= self.number_buckets)
         return found.with_values(np.where(outside, self.default_value, found.values))
 
+    def in_range(self, found: Entries, strict: bool) -> Entries:
+        """Returns the ids that there are, and -1 for others."""
+        ids = found.values
+        high = ids >= self.number_buckets
+        if strict and high.any():
+            raise ValueError(
+                f"{self.where}: the feature holds {ids[high][0]}, but there are ids 0 to "
+                f"{self.number_buckets - 1} only. Raise num_buckets, or give the column a "
+                "default_value."
+            )
+        return found.with_values(np.where(high | (ids < 0), -1, ids))
+
 
 @dataclasses.dataclass(frozen=True)
 class HashedColumn(KeyedColumn):
@@ -103,9 +127,13 @@ class HashedColumn(KeyedColumn):
 
     def host_ids(self, raw: Mapping[str, Any]) -> Entries:
         """Returns the fingerprint of each value, modulo the number of buckets."""
-        found = self.host_values(raw)
-        hashes = fingerprint64(as_texts(found.values)) % np.uint64(self.hash_bucket_size)
-        return found.with_values(hashes.astype(np.int64))
+        found = self.host_entries(raw)
+        if self.dtype.kind == "U":
+            hashes = raw_fingerprints(raw[self.key], self.where).values
+        else:
+            hashes = fingerprint64(as_texts(found.values))
+        ids = (hashes % np.uint64(self.hash_bucket_size)).astype(np.int64)
+        return found.with_values(ids).kept(are_there(found))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +173,10 @@ class WeightedColumn(CategoricalColumn):
     def host_ids(self, raw: Mapping[str, Any]) -> Entries:
         """Returns the ids of the column."""
         return self.categorical_column.host_ids(raw)
+
+    def in_range(self, found: Entries, strict: bool) -> Entries:
+        """Returns the ids that the column has, and -1 for others."""
+        return self.categorical_column.in_range(found, strict)
 
     def ids(self, features: Features, strict: bool = False) -> jax.Array:
         """Returns the ids of the column, inside a model_fn."""
@@ -273,15 +305,45 @@ def weighted_categorical_column(
     return WeightedColumn(categorical_column, weight_feature_key, np.dtype(dtype))
 
 
+def raw_entries(feature: Any, where: str) -> Entries:
+    """Returns the entries of a raw feature, read once for all columns of a batch."""
+    made: Entries = est.once_a_batch(feature, "entries", lambda: entries(feature, where))
+    return made
+
+
+def raw_strings(feature: Any, where: str) -> Entries:
+    """Returns the strings of a raw feature, `""` too, read once for all columns of a batch."""
+    found = raw_entries(feature, where)
+    made: Entries = est.once_a_batch(feature, "strings", lambda: strings(found, where))
+    return made
+
+
+def raw_integers(feature: Any, where: str) -> Entries:
+    """Returns the integers of a raw feature, -1 too, read once for all columns of a batch."""
+    found = raw_entries(feature, where)
+    made: Entries = est.once_a_batch(feature, "integers", lambda: integers(found, where))
+    return made
+
+
+def raw_fingerprints(feature: Any, where: str) -> Entries:
+    """Returns the fingerprints of a feature's strings, hashed once for all columns of a batch."""
+    found = raw_strings(feature, where)
+    made: Entries = est.once_a_batch(
+        feature, "fingerprints", lambda: found.with_values(fingerprint64(as_texts(found.values)))
+    )
+    return made
+
+
 def as_texts(values: Any) -> list[str | bytes]:
     """Returns what is hashed: strings as they are, integers as decimal strings.
 
     >>> as_texts(np.array([3, -1]))
     [b'3', b'-1']
     """
-    if isinstance(values, np.ndarray):
-        return [b"%d" % number for number in values.tolist()]
-    return list(values)
+    listed = values.tolist() if isinstance(values, np.ndarray) else values
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+        return [b"%d" % number for number in listed]
+    return listed
 
 
 def checked_categorical(column: Any, where: str) -> None:

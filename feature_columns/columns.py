@@ -103,6 +103,19 @@ class CategoricalColumn(FeatureColumn):
             raw: the raw features by key.
         """
 
+    def in_range(self, found: Entries, strict: bool) -> Entries:
+        """Returns ids that the column has, and -1 for others; by default there are no others.
+
+        Args:
+            found: what `host_ids` gave.
+            strict: whether an id that is too large is an error.
+
+        Raises:
+            ValueError: if `strict`, and an id is too large.
+        """
+        del strict
+        return found
+
     def ids(self, features: Features, strict: bool = False) -> jax.Array:
         """Returns ids inside a model_fn.
 
@@ -206,26 +219,7 @@ class CategoryIds(ColumnRecipe):
                 f"{self.column.where}: the feature has shape {found.shape}, steps in each row and "
                 "values in each step: give it to a sequence column."
             )
-        return in_range(self.column, found, self.strict).placed(-1, np.int32)
-
-
-def in_range(column: Any, found: Entries, strict: bool) -> Entries:
-    """Returns entries of ids that the column has, and -1 for others.
-
-    Raises:
-        ValueError: if `strict`, and an id is too large.
-    """
-    ids = found.values
-    if not len(ids) or (ids.max() < column.num_buckets and ids.min() >= -1):
-        return found
-    high = ids >= column.num_buckets
-    if strict and high.any():
-        raise ValueError(
-            f"{column.where}: the feature holds {ids[high][0]}, but there are ids 0 to "
-            f"{column.num_buckets - 1} only. Raise num_buckets, or give the column a "
-            "default_value."
-        )
-    return found.with_values(np.where(high | (ids < 0), -1, ids))
+        return self.column.in_range(found, self.strict).placed(-1, np.int32)
 
 
 def make_parse_example_spec(feature_columns: Iterable[FeatureColumn]) -> ParseSpec:
@@ -288,7 +282,7 @@ def raw_paths(column: FeatureColumn, features: Features) -> dict[str, tuple[Any,
         path = est.raw_path(feature(features, key, column.where))
         if path is None:
             raise ValueError(
-                f'{column.where}: the feature "{key}" is no value of the batch as input_fn gave it. '
+                f'{column.where}: the feature "{key}" is no value of the batch that input_fn gave. '
                 "Ids are made on the host, of raw values: what the model_fn computes has none, and "
                 "a tuple is several values. Make the feature in input_fn, as an array or a list."
             )

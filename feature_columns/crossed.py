@@ -8,15 +8,22 @@ number of buckets.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from feature_columns.categorical import HashedColumn, WeightedColumn
+from feature_columns.categorical import (
+    HashedColumn,
+    WeightedColumn,
+    raw_entries,
+    raw_fingerprints,
+    raw_integers,
+)
 from feature_columns.columns import CategoricalColumn, checked_count
-from feature_columns.entries import Entries, entries, integers, strings
-from feature_columns.hashing import fingerprint64, fingerprint_cat64
+from feature_columns.entries import Entries
+from feature_columns.hashing import fingerprint_cat64
 from feature_columns.parse_spec import ParseSpec, VarLenFeature, merged_specs
 
 DEFAULT_HASH_KEY = 0xDECAFCAFFE
@@ -30,7 +37,7 @@ class CrossedColumn(CategoricalColumn):
     hash_bucket_size: int
     hash_key: int | None
 
-    @property
+    @functools.cached_property
     def leaves(self) -> list[str | CategoricalColumn]:
         """What is crossed, crosses taken apart, in the order that they were given in."""
         flat: list[str | CategoricalColumn] = []
@@ -38,7 +45,7 @@ class CrossedColumn(CategoricalColumn):
             flat += item.leaves if isinstance(item, CrossedColumn) else [item]
         return flat
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """The names of what is crossed, sorted and joined."""
         return "_X_".join(sorted(map(_name, self.leaves)))
@@ -90,12 +97,8 @@ class CrossedColumn(CategoricalColumn):
         """Returns what is hashed for each value of one feature: uint64."""
         if isinstance(leaf, str):
             where = f'{self.where}: the feature "{leaf}"'
-            found = entries(raw[leaf], where)
-            if _holds_integers(found.values):
-                found = integers(found, where, drop_missing=False)
-            else:
-                found = strings(found, where, drop_empty=False)
-                found = found.with_values(fingerprint64(found.values))
+            numeric = _holds_integers(raw_entries(raw[leaf], where).values)
+            found = (raw_integers if numeric else raw_fingerprints)(raw[leaf], where)
         else:
             found = leaf.host_ids(raw)
         if len(found.shape) != 2:
@@ -184,6 +187,8 @@ def _combinations(found: list[Entries], batch: int) -> tuple[np.ndarray, list[np
 def _in_rows(ids: np.ndarray, rows: np.ndarray, found: list[Entries]) -> Entries:
     """Returns the ids of combinations as entries of as many columns as the largest row needs."""
     batch = found[0].shape[0]
+    if len(rows) == batch and all(one.index is None for one in found):
+        return Entries(ids, None, (batch, 1), stored=True)
     totals = np.bincount(rows, minlength=batch)
     width = int(totals.max(initial=0))
     if (totals == width).all():

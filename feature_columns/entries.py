@@ -22,9 +22,10 @@ import numpy as np
 import estimator as est
 
 _STRINGS = {str, bytes}
+_ROWS = (list, tuple, np.ndarray)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class Entries:
     """Values and where they stand, in row-major order.
 
@@ -47,21 +48,22 @@ class Entries:
             return self.index
         return tuple(axis.ravel() for axis in np.indices(self.shape))
 
-    def kept(self, keep: np.ndarray) -> "Entries":
-        """Returns the entries where `keep`, bools of shape `(values,)`, is True."""
-        if keep.all():
+    def kept(self, keep: np.ndarray | None) -> "Entries":
+        """Returns the entries where `keep`, bools of shape `(values,)`, is True; None: all."""
+        if keep is None or keep.all():
             return self
-        values = self.values
-        if isinstance(values, list):
-            values = list(itertools.compress(values, keep.tolist()))
-        else:
-            values = values[keep]
         index = tuple(axis[keep] for axis in self.positions)
-        return dataclasses.replace(self, values=values, index=index)
+        return Entries(self.values_where(keep), index, self.shape, self.stored)
+
+    def values_where(self, keep: np.ndarray) -> Any:
+        """Returns the values where `keep`, bools of shape `(values,)`, is True."""
+        if isinstance(self.values, list):
+            return list(itertools.compress(self.values, keep.tolist()))
+        return self.values[keep]
 
     def with_values(self, values: Any) -> "Entries":
         """Returns other values in the same places."""
-        return dataclasses.replace(self, values=values)
+        return Entries(values, self.index, self.shape, self.stored)
 
     def placed(self, fill: Any, dtype: Any) -> np.ndarray:
         """Returns an array of the whole shape, `fill` where there is no value."""
@@ -89,7 +91,9 @@ def entries(feature: Any, where: str) -> Entries:
     if isinstance(feature, est.SparseTensor):
         return _of_sparse_tensor(feature, where)
     if is_scipy_sparse(feature):
-        matrix = feature.tocoo()
+        if feature.ndim != 2:
+            raise _rank_error(feature, where)
+        matrix = feature.tocoo(copy=True)
         matrix.sum_duplicates()  # and sorts
         return _sorted(Entries(matrix.data, (matrix.row, matrix.col), matrix.shape, stored=True))
     if not isinstance(feature, list | tuple):
@@ -104,48 +108,42 @@ def entries(feature: Any, where: str) -> Entries:
     return _of_rows(list(feature), where)
 
 
-def strings(found: Entries, where: str, drop_empty: bool = True) -> Entries:
-    """Returns entries whose values are all `str` or `bytes`: what is missing is left out.
+def strings(found: Entries, where: str) -> Entries:
+    """Returns entries whose values are a list of `str` and `bytes`: `None` and NaN are left out.
 
     >>> strings(entries(["a", None, ""], "doc"), "doc").values
-    ['a']
+    ['a', '']
 
     Args:
         found: entries.
         where: the column and the feature, for error messages.
-        drop_empty: whether `""` is missing in a feature that is not sparse.
 
     Raises:
         TypeError: if a value is something else.
     """
-    values, kind = found.values, ""
+    values = found.values
     if isinstance(values, np.ndarray):
-        kind = values.dtype.kind
-        if kind not in "USTO" and values.size:
-            raise _not_strings(values, values[0], where)
-        values = values.tolist()
-    kinds = {str} if kind == "U" else set(map(type, values))
-    if not kinds <= _STRINGS:
+        kind, values = values.dtype.kind, values.tolist()
+        if kind == "U":
+            return found.with_values(values)
+        if kind not in "STO" and values:
+            raise _not_strings(found.values.dtype, values[0], where)
+    if not set(map(type, values)) <= _STRINGS:
         keep = np.fromiter((not is_missing(value) for value in values), bool, len(values))
         found = found.with_values(values).kept(keep)
         values = [_plain_string(value, where) for value in found.values]
-        kinds = set(map(type, values))
-    found = found.with_values(values)
-    if drop_empty and not found.stored and ("" in values or (bytes in kinds and b"" in values)):
-        found = found.kept(np.fromiter(map(bool, values), bool, len(values)))
-    return found
+    return found.with_values(values)
 
 
-def integers(found: Entries, where: str, drop_missing: bool = True) -> Entries:
-    """Returns entries whose values are an int64 or uint64 array: what is missing is left out.
+def integers(found: Entries, where: str) -> Entries:
+    """Returns entries whose values are an int64 or uint64 array: `None` and NaN are left out.
 
     >>> integers(entries([3, None, -1], "doc"), "doc").values
-    array([3])
+    array([ 3, -1])
 
     Args:
         found: entries.
         where: the column and the feature, for error messages.
-        drop_missing: whether -1 is missing in a feature that is not sparse.
 
     Raises:
         TypeError: if a value is no integer.
@@ -161,10 +159,25 @@ def integers(found: Entries, where: str, drop_missing: bool = True) -> Entries:
         raise _not_integers(array.dtype, array[0], where)
     if array.dtype.kind != "u" or array.dtype.itemsize < 8:
         array = array.astype(np.int64)
-    found = found.with_values(array)
-    if drop_missing and not found.stored and (array == -1).any():
-        found = found.kept(array != -1)
-    return found
+    return found.with_values(array)
+
+
+def are_there(found: Entries) -> np.ndarray | None:
+    """Returns which strings or integers stand for a value: not `""` and -1, unless sparse.
+
+    >>> are_there(strings(entries(["a", ""], "doc"), "doc")).tolist()
+    [True, False]
+
+    Returns:
+        Bools of shape `(values,)`; None: all of them.
+    """
+    values = found.values
+    if found.stored:
+        return None
+    if isinstance(values, np.ndarray):
+        there = values != -1
+        return None if there.all() else there
+    return None if all(values) else np.fromiter(map(bool, values), bool, len(values))
 
 
 def floats(found: Entries, where: str) -> Entries:
@@ -263,13 +276,13 @@ def _of_array(array: np.ndarray, where: str) -> Entries:
 
 def _of_rows(rows: list[Any], where: str) -> Entries:
     """Returns the entries of a list: of values, of rows of values, or of rows of steps."""
-    if not any(map(_is_row, rows)):
+    if not _has_rows(rows):
         return Entries(rows, None, (len(rows), 1))
     flat, lengths = _joined(rows)
-    if not any(map(_is_row, flat)):
+    if not _has_rows(flat):
         return _of_ragged(flat, [lengths])
     values, widths = _joined(flat)
-    if any(map(_is_row, values)):
+    if _has_rows(values):
         raise ValueError(
             f"{where} has lists inside lists inside lists; wanted are values, rows of values, or "
             "rows of steps of values."
@@ -331,8 +344,8 @@ def _sorted(found: Entries) -> Entries:
     return dataclasses.replace(found, values=values, index=tuple(x[order] for x in found.index))
 
 
-def _is_row(value: Any) -> bool:
-    return isinstance(value, list | tuple | np.ndarray)
+def _has_rows(values: list[Any]) -> bool:
+    return any(issubclass(kind, _ROWS) for kind in set(map(type, values)))
 
 
 def _as_list(row: Any) -> list[Any]:
@@ -363,15 +376,14 @@ def _as_integers(values: list[Any], where: str) -> np.ndarray:
     return made
 
 
-def _rank_error(feature: np.ndarray, where: str) -> ValueError:
+def _rank_error(feature: Any, where: str) -> ValueError:
     return ValueError(
         f"{where} has shape {feature.shape}; wanted is (batch,), (batch, values), or "
         "(batch, steps, values) of sequences."
     )
 
 
-def _not_strings(what: Any, example: Any, where: str) -> TypeError:
-    kind = what.dtype if isinstance(what, np.ndarray) else what
+def _not_strings(kind: Any, example: Any, where: str) -> TypeError:
     return TypeError(
         f"{where} holds {kind} values, such as {_shown(example)}; the column's dtype is str. Give "
         "strings, or give the column dtype=np.int64 if they are integers."

@@ -26,7 +26,6 @@ from feature_columns.columns import (
     ColumnRecipe,
     Features,
     SequenceColumn,
-    in_range,
     raw_paths,
 )
 from feature_columns.entries import row_lengths
@@ -96,7 +95,7 @@ class SequenceIds(ColumnRecipe):
         """Returns int32 of shape `(batch, steps, count)`; -1 is none."""
         column = self.column.categorical_column
         found = column.host_ids(self.raw(features, labels))
-        placed = in_range(column, found, self.strict).placed(-1, np.int32)
+        placed = column.in_range(found, self.strict).placed(-1, np.int32)
         return placed if placed.ndim == 3 else placed[..., None]
 
 

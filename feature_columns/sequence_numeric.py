@@ -120,7 +120,10 @@ class SequenceNumericColumn(SequenceColumn, SequenceDenseColumn):
         if not found.stored:
             found = found.kept(~np.isnan(found.values))
         if len(found.shape) == 3:
-            if found.shape[2] != self.width and len(found.values):
+            if found.shape[2] == 0:  # every step is empty
+                nowhere = tuple(np.zeros((3, 0), np.int64))
+                return Entries(found.values, nowhere, (*found.shape[:2], self.width), found.stored)
+            if found.shape[2] != self.width:
                 raise self._misfit(found.shape, where)
             return found
         if self.width == 1:

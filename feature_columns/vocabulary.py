@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from feature_columns.categorical import KeyedColumn
+from feature_columns.categorical import KeyedColumn, as_texts
 from feature_columns.columns import checked_count, checked_key
 from feature_columns.entries import Entries
 from feature_columns.hashing import fingerprint64
 from feature_columns.parse_spec import string_or_integer
 
-_UNKNOWN = -2  # no id of a column, and no default either
 _SHOWN = 4
 
 
@@ -61,19 +60,15 @@ class VocabularyColumn(KeyedColumn):
         """Returns the place of each word in the vocabulary."""
         found = self.host_values(raw)
         words = found.values if isinstance(found.values, list) else found.values.tolist()
-        places = map(self._table.get, words, itertools.repeat(_UNKNOWN))
+        places = map(self._table.get, words, itertools.repeat(-1))
         ids = np.fromiter(places, np.int64, len(words))
-        unknown = ids == _UNKNOWN
-        if unknown.any():
-            ids[unknown] = self._ids_of_unknown(list(itertools.compress(words, unknown.tolist())))
-        return found.with_values(ids)
-
-    def _ids_of_unknown(self, words: list[Any]) -> Any:
         if not self.num_oov_buckets:
-            return self.default_value
-        texts = words if self.dtype.kind == "U" else [b"%d" % number for number in words]
-        hashes = fingerprint64(texts) % np.uint64(self.num_oov_buckets)
-        return self.size + hashes.astype(np.int64)
+            if self.default_value != -1:
+                ids[ids < 0] = self.default_value
+        elif (unknown := ids < 0).any():
+            hashes = fingerprint64(as_texts(found.values_where(unknown)))
+            ids[unknown] = self.size + (hashes % np.uint64(self.num_oov_buckets)).astype(np.int64)
+        return found.with_values(ids)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

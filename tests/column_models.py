@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import estimator as est
@@ -76,9 +75,4 @@ def run(case: dict[str, Any], columns: list[Any], features: dict[str, Any]) -> A
 
     weights = case["weights"] if case["op"] == "linear_model" else None
     values = None if weights is None else {n: np.float32(w) for n, w in weights.items()}
-    return preview(net, features, values)
-
-
-def preview(net: Any, features: Any, variables: Any = None) -> Any:
-    """Returns what `est.preview` does; compiling it whole is faster than doing it step by step."""
-    return jax.jit(lambda: est.preview(net, features, variables=variables))()
+    return est.preview(net, features, variables=values)

@@ -201,7 +201,9 @@ def test_what_a_model_fn_computes_has_no_ids():
     def net(features):
         return fc.input_layer({"id": features["id"] + 1}, fc.indicator_column(IDS))
 
-    with pytest.raises(ValueError, match=r'identity\(id\): the feature "id" is no value of the batch'):
+    with pytest.raises(
+        ValueError, match=r'identity\(id\): the feature "id" is no value of the batch'
+    ):
         est.preview(net, {"id": np.array([1, 2])})
 
 

@@ -7,7 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from column_models import center, preview, sparse
+from column_models import center, sparse
 
 import estimator as est
 import feature_columns as fc
@@ -99,7 +99,7 @@ def input_layer(columns, features, variables=None):
         fc.input_layer(features, columns, cols_to_output_tensors=parts)
         return dict(zip([column.name for column in parts], parts.values(), strict=True))
 
-    return preview(net, features, variables)
+    return est.preview(net, features, variables=variables)
 
 
 def linear_model(columns, features, variables=None):
@@ -107,11 +107,11 @@ def linear_model(columns, features, variables=None):
         made = fc.linear_model(features, columns, units=2, sparse_combiner="mean")
         return {"all": made}
 
-    return preview(net, features, variables)
+    return est.preview(net, features, variables=variables)
 
 
 def sequence_layer(columns, features, variables=None):
-    return preview(lambda f: fc.sequence_input_layer(f, columns), features, variables)
+    return est.preview(lambda f: fc.sequence_input_layer(f, columns), features, variables=variables)
 
 
 def learnt(variables):
@@ -217,7 +217,7 @@ def test_a_feature_may_come_in_any_form(form):
     if form not in ("dense array", "dense bytes"):  # an empty string is a value of a cross
         columns.append(fc.indicator_column(fc.crossed_column(["word", IDENTITY], 9)))
     answers = [
-        preview(lambda f: fc.input_layer(f, columns), {"word": word, "id": [[1]] * ROWS})[0]
+        est.preview(lambda f: fc.input_layer(f, columns), {"word": word, "id": [[1]] * ROWS})[0]
         for word in (FORMS[form](FEATURES["word"]), FEATURES["word"])
     ]
     np.testing.assert_array_equal(*answers)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from column_models import GOLDEN, columns_of, features_of, preview, sparse
+from column_models import GOLDEN, columns_of, features_of, sparse
 
 import estimator as est
 import feature_columns as fc
@@ -17,7 +17,22 @@ WORD = fc.categorical_column_with_vocabulary_list("word", WORDS)
 OTHER = fc.categorical_column_with_vocabulary_list("other", WORDS)
 FEATURES = {"word": [["cat", "dog"], ["mat"], []], "other": ["dog", "cat", "dog"]}
 
-LEARNING = ["embedding_weighted_mean", "embedding_sqrtn", "embedding_sum", "embedding_max_norm", "shared_embedding", "embedding_signed_weights_sum", "embedding_bucketized_vector", "embedding_cross", "concat_order", "linear_mean", "linear_weighted_cross", "linear_signed_weights_sqrtn", "seq_mixed", "seq_embedding_max_norm"]
+LEARNING = [
+    "embedding_weighted_mean",
+    "embedding_sqrtn",
+    "embedding_sum",
+    "embedding_max_norm",
+    "shared_embedding",
+    "embedding_signed_weights_sum",
+    "embedding_bucketized_vector",
+    "embedding_cross",
+    "concat_order",
+    "linear_mean",
+    "linear_weighted_cross",
+    "linear_signed_weights_sqrtn",
+    "seq_mixed",
+    "seq_embedding_max_norm",
+]
 CASES = [case for case in GOLDEN if case["name"] in LEARNING]
 
 
@@ -115,7 +130,7 @@ def test_two_layers_share_the_table_of_the_first(tmp_path):
     def towers(features):
         return fc.input_layer(features, start) @ fc.input_layer(features, goal).T
 
-    variables = preview(towers, FEATURES)[1]
+    variables = est.preview(towers, FEATURES)[1]
     assert list(variables) == ["input_layer/other_word_shared_embedding/embedding_weights"]
 
 
@@ -126,7 +141,7 @@ def test_shared_embeddings_stand_outside_of_all_scopes():
         with est.variable_scope("tower"):
             return fc.input_layer(features, columns)
 
-    assert list(preview(net, FEATURES)[1]) == ["both"]
+    assert list(est.preview(net, FEATURES)[1]) == ["both"]
 
 
 def test_columns_of_different_tables_cannot_share_a_name():
@@ -134,7 +149,7 @@ def test_columns_of_different_tables_cannot_share_a_name():
     one = fc.shared_embedding_columns(ids[:1], 2, shared_embedding_collection_name="t")
     other = fc.shared_embedding_columns(ids[1:], 3, shared_embedding_collection_name="t")
     with pytest.raises(ValueError, match=r"'t' has shape \(5, 2\), but this column needs \(5, 3\)"):
-        preview(lambda f: fc.input_layer(f, one + other), {"a": [1], "b": [2]})
+        est.preview(lambda f: fc.input_layer(f, one + other), {"a": [1], "b": [2]})
 
 
 def test_variables_have_the_names_that_tensorflow_gives_them():
@@ -150,7 +165,7 @@ def test_variables_have_the_names_that_tensorflow_gives_them():
         sequence, _ = fc.sequence_input_layer(features, steps)
         return first, second, third, linear, sequence
 
-    assert {name: value.shape for name, value in preview(net, FEATURES)[1].items()} == {
+    assert {name: value.shape for name, value in est.preview(net, FEATURES)[1].items()} == {
         "input_layer/other_embedding/embedding_weights": (3, 2),
         "input_layer_1/other_embedding/embedding_weights": (3, 3),
         "dnn/dense_features/other_embedding/embedding_weights": (3, 1),
@@ -181,14 +196,14 @@ def test_layers_tell_what_belongs_to_which_column():
         assert variables[age] == []
         return made, parts[word], variables[word][0]
 
-    (made, part, table), variables = preview(net, features)
+    (made, part, table), variables = est.preview(net, features)
     np.testing.assert_array_equal(made[:, 2:5], part)
     np.testing.assert_array_equal(table, variables["input_layer/word_embedding/embedding_weights"])
 
 
 def test_a_table_begins_as_a_truncated_normal():
     column = fc.embedding_column(fc.categorical_column_with_identity("id", 4000), 16)
-    (table,) = preview(lambda f: fc.input_layer(f, column), {"id": [1]})[1].values()
+    (table,) = est.preview(lambda f: fc.input_layer(f, column), {"id": [1]})[1].values()
     assert np.abs(table).max() <= 2 / 4
     np.testing.assert_allclose([table.mean(), table.std()], [0, 0.22], atol=2e-3)
 

@@ -34,17 +34,12 @@ class Ragged(est.HostRecipe):
         return np.array(rows, np.int32)[..., None].repeat(3, axis=2)
 
 
-def test_a_preview_is_given_values_and_makes_variables():
-    seen = []
-
+def test_a_preview_makes_variables_and_answers():
     def net(features, labels):
-        seen.append(features["x"])
         return layers.dense(features["x"], 1) + labels[:, None]
 
     made, variables = est.preview(net, {"x": np.ones((2, 3)), "name": ["a", "b"]}, [1.0, 2.0])
     assert made.tolist() == (variables["dense/kernel"].sum() + np.float32([[1], [2]])).tolist()
-    assert isinstance(seen[-1], jax.Array)
-    assert not isinstance(seen[-1], jax.core.Tracer)
     again = est.preview(net, {"x": np.ones((2, 3))}, [0.0, 0.0], variables=variables)[0]
     np.testing.assert_allclose(again, made - np.float32([[1], [2]]), atol=1e-6)
     other = est.preview(net, {"x": np.ones((2, 3))}, [0.0, 0.0], seed=1)[0]
