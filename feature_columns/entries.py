@@ -218,13 +218,14 @@ def as_floats(values: Any, where: str) -> np.ndarray:
             if not is_missing(value) and not isinstance(value, numbers.Real):
                 raise TypeError(f"{where} holds {_shown(value)}; numbers are wanted.")
         numeric = [np.nan if is_missing(value) else float(value) for value in flat]
-        array = np.array(numeric, np.float32).reshape(array.shape)
+        array = np.array(numeric).reshape(array.shape)
     if array.dtype.kind not in "biufV":
         raise TypeError(
             f"{where} holds {array.dtype} values{_such_as(array)}; numbers are wanted. Convert "
             "them in input_fn, or use a categorical column."
         )
-    return array.astype(np.float32)
+    with np.errstate(over="ignore"):  # to infinity, as on the device
+        return array.astype(np.float32)
 
 
 def row_lengths(found: Entries) -> np.ndarray:
@@ -370,9 +371,7 @@ def _as_integers(values: list[Any], where: str) -> np.ndarray:
             raise _not_integers(type(value).__name__, value, where)
     made = np.array(values or [], np.int64 if not values else None)
     if made.dtype == object or made.dtype.kind == "f":
-        raise OverflowError(
-            f"{where} holds {max(values, key=abs)}, which does not fit into 64 bits."
-        )
+        raise OverflowError(f"{where} holds {max(values, key=abs)}, which int64 cannot hold.")
     return made
 
 

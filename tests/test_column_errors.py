@@ -124,7 +124,7 @@ LAYERS = [
     (of(fc.indicator_column(IDS), id=[1.5]), "float values, such as 1.5; integers are wanted"),
     (of(fc.indicator_column(IDS), id=["a"]), "such as 'a'; integers are wanted"),
     (of(fc.indicator_column(IDS), id=[True]), "such as True; integers are wanted"),
-    (of(fc.indicator_column(IDS), id=[2**70]), "does not fit into 64 bits"),
+    (of(fc.indicator_column(IDS), id=[2**70]), "which int64 cannot hold"),
     (of(fc.indicator_column(IDS), id=np.ones((1, 2, 3), int)), "give it to a sequence column"),
     (of(fc.indicator_column(IDS), id=np.ones((1, 1, 1, 1), int)), r"shape \(1, 1, 1, 1\); wanted"),
     (of(fc.indicator_column(WORD), word=[3]), "int values, such as 3; .*dtype=np.int64"),
