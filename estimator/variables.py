@@ -341,6 +341,8 @@ def initialize(recipes: Recipes, seed: int, out_shardings: Any = None) -> dict[s
         trees: dict[TreeInit, list[Any]] = {}
         return {name: first_value(r, root, trees) for name, r in recipes.variables.items()}
 
+    if not recipes.variables:
+        return {}
     try:
         return jax.jit(make, out_shardings=out_shardings)(np.uint32(seed & 0xFFFFFFFF))
     except jax.errors.JAXTypeError as error:

@@ -1,21 +1,17 @@
 """Wide and deep: feature columns make a model of the strings and gaps of a passenger list.
 
-    python examples/titanic_columns.py                    # less than a minute; five folds
-    python examples/titanic_columns.py --model-dir runs/mine --steps 500
+    python examples/titanic_columns.py          # less than a minute; five folds
 
 Who survived the Titanic? A linear model of categories and crosses and a small network of embeddings
-add up their logits. Each fifth of the 1,309 passengers is held out once.
-
-The data are "titanic3", collected by Frank E. Harrell Jr. and Thomas Cason, Vanderbilt Biostatistics;
-OpenML's data set 40945, licence: public. They are read from scikit-learn, whose wheel brings them for
-its own tests; nothing is downloaded. `boat` and `body` would tell the answer, and are left out.
+add up their logits; each fifth of the 1,309 passengers is held out once. The data are "titanic3" by
+Frank E. Harrell Jr. and Thomas Cason, Vanderbilt Biostatistics: OpenML's data set 40945, licence
+"Public". They are read from scikit-learn, whose wheel brings them for its own tests; nothing is
+downloaded. The columns `boat` and `body` would tell the answer, and are left out.
 """
 
 import argparse
 import csv
 import gzip
-import logging
-import os
 import re
 import shutil
 import sys
@@ -30,26 +26,23 @@ from sklearn.model_selection import StratifiedKFold
 import estimator as est
 import feature_columns as fc
 
-FOLDS = 5
-
 
 def load_data():
-    """Returns features by name, each an array (passengers, ...), and labels; "" and NaN: missing."""
+    """Returns features by name, "" or NaN where one is missing, and labels."""
     data = resources.files("sklearn.datasets.tests.data.openml.id_40945")
     with gzip.open(data / "data-v1-dl-16826755.arff.gz", "rt", encoding="utf-8") as file:
         head, _, body = file.read().partition("@data\n")
     rows = [["" if cell == "?" else cell for cell in row] for row in csv.reader(body.splitlines())]
-    names = re.findall("@attribute '(.*?)'", head)
-    table = dict(zip(names, np.array(rows).T, strict=True))
+    table = dict(zip(re.findall("@attribute '(.*?)'", head), np.array(rows).T, strict=True))
 
     features = {key: table[key] for key in ("name", "sex", "embarked")}
     features["pclass"] = table["pclass"].astype(np.int32)
     for key in ("age", "fare", "sibsp", "parch"):
         features[key] = np.array([float(cell or "nan") for cell in table[key]], np.float32)
-    # "Allen, Miss. Elisabeth Walton": "Miss"; "C22 C26": "C"
+    # "Allen, Miss. Elisabeth Walton" has the title "Miss"; cabin "C22" is on deck "C".
     features["title"] = np.array([re.search(r", (.*?)\.", name)[1] for name in table["name"]])
     features["deck"] = np.array([cabin[:1] for cabin in table["cabin"]])
-    # "Montreal, PQ / Chesterville, ON": ["Montreal", "PQ", "Chesterville", "ON"]; four at the most
+    # "Montreal, PQ / Chesterville, ON" is four places; a row has four at the most, "" fills it.
     homes = [re.split(r"\s*[,/]\s*", home) for home in table["home.dest"]]
     features["home"] = np.array([[*places, "", "", "", ""][:4] for places in homes])
     return features, table["survived"].astype(np.int32)
@@ -66,13 +59,13 @@ def make_columns():
     pclass = fc.categorical_column_with_vocabulary_list("pclass", [1, 2, 3])
     embarked = fc.categorical_column_with_vocabulary_list("embarked", ["C", "Q", "S"])
     deck = fc.categorical_column_with_vocabulary_list("deck", list("ABCDEFG"))
-    titles = ["Mr", "Miss", "Mrs", "Master"]
-    title = fc.categorical_column_with_vocabulary_list("title", titles, num_oov_buckets=1)
+    known = ["Mr", "Miss", "Mrs", "Master"]
+    title = fc.categorical_column_with_vocabulary_list("title", known, num_oov_buckets=1)
     home = fc.categorical_column_with_hash_bucket("home", 200)
     sex_class = fc.crossed_column(["sex", "pclass"], 50)
     sex_class_age = fc.crossed_column(["sex", "pclass", age_group], 500)
 
-    wide = [age_group, embarked, deck, title, home, sex_class, sex_class_age]
+    wide = [age_group, embarked, title, home, sex_class, sex_class_age]
     deep = [age, fare, *map(fc.numeric_column, ("sibsp", "parch"))]
     deep += [fc.indicator_column(column) for column in (sex, pclass, deck)]
     deep += [fc.embedding_column(title, 3), fc.embedding_column(home, 4)]
@@ -82,11 +75,9 @@ def make_columns():
 def model_fn(features, labels, mode, params):
     """A linear model and a network, trained together."""
     net = fc.input_layer(features, params["deep"])
-    for units in params["hidden_units"]:
-        net = est.layers.dense(net, units, activation=jax.nn.relu)
-        net = est.layers.dropout(net, 0.3, training=mode == est.ModeKeys.TRAIN)
-    logits = est.layers.dense(net, 1) + fc.linear_model(features, params["wide"])
-    logit = logits[:, 0]
+    net = est.layers.dense(net, params["hidden_units"], activation=jax.nn.relu)
+    net = est.layers.dropout(net, 0.3, training=mode == est.ModeKeys.TRAIN)
+    logit = (est.layers.dense(net, 1) + fc.linear_model(features, params["wide"]))[:, 0]
     survives = jax.nn.sigmoid(logit)
     if mode == est.ModeKeys.PREDICT:
         return est.EstimatorSpec(mode, predictions={"survives": survives})
@@ -102,58 +93,52 @@ def model_fn(features, labels, mode, params):
     )
 
 
-def input_of(data, rows, **settings):
-    """Returns an input_fn of some of the passengers."""
-    features, labels = data
-    chosen = {key: values[rows] for key, values in features.items()}
-    return est.numpy_input_fn(chosen, labels[rows], **settings)
-
-
 def show_input(columns, features):
     """Prints which numbers of the network's input are which column's."""
     slices = {}
-    few = {key: values[:2] for key, values in features.items()}
-    est.preview(lambda x: fc.input_layer(x, columns, cols_to_output_slices=slices), few)
-    shown = [f"{column.name} {part.stop - part.start}" for column, part in slices.items()]
-    print(f"== The network sees {max(s.stop for s in slices.values())} numbers of each passenger")
-    print("   " + ", ".join(shown))
+    one = {key: values[:1] for key, values in features.items()}
+    est.preview(lambda x: fc.input_layer(x, columns, cols_to_output_slices=slices), one)
+    print("== What the network sees of each passenger")
+    for column, part in slices.items():
+        print(f"   [{part.start:2}:{part.stop:2}]  {column.name}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model-dir", default="runs/titanic")
-    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
-    features, labels = data = load_data()
+    features, labels = load_data()
     wide, deep = make_columns()
     show_input(deep, features)
-    params = {"wide": wide, "deep": deep, "hidden_units": [16], "rate": 3e-3}
-    config = est.RunConfig(random_seed=0)
-    shutil.rmtree(args.model_dir, ignore_errors=True)
-    print(f"== {len(labels)} passengers, {labels.sum()} survivors; {args.steps} steps a fold")
-    print("   fold  accuracy    auc")
+    params = {"wide": wide, "deep": deep, "hidden_units": 16, "rate": 0.003}
+
+    def input_of(rows, **settings):
+        chosen = {key: values[rows] for key, values in features.items()}
+        return est.numpy_input_fn(chosen, labels[rows], **settings)
+
+    print(f"== {len(labels)} passengers, {labels.sum()} survivors\n   fold  accuracy    auc")
     aucs = []
-    # The list is sorted by class, so the folds are shuffled.
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)  # the list is sorted by class
     for fold, (known, held_out) in enumerate(folds.split(labels, labels), 1):
-        model_dir = os.path.join(args.model_dir, f"fold_{fold}")
-        classifier = est.Estimator(model_fn, model_dir, config=config, params=params)
-        batches = {"batch_size": args.batch_size, "num_epochs": None, "shuffle": True, "seed": 0}
-        classifier.train(input_of(data, known, **batches), max_steps=args.steps)
+        model_dir = f"{args.model_dir}/fold_{fold}"
+        shutil.rmtree(model_dir, ignore_errors=True)
+        classifier = est.Estimator(model_fn, model_dir, est.RunConfig(random_seed=0), params)
+        train_input = input_of(known, batch_size=64, num_epochs=None, shuffle=True, seed=0)
+        classifier.train(train_input, max_steps=args.steps)
         if classifier.interrupted:
             sys.exit(f"interrupted by {classifier.interrupted}")
-        test_input = input_of(data, held_out, batch_size=len(held_out), shuffle=False)
+        test_input = input_of(held_out, batch_size=len(held_out), shuffle=False)
         results = classifier.evaluate(test_input)
         print(f"   {fold:<6}{results['accuracy']:8.3f}{results['auc']:8.3f}")
         aucs.append(results["auc"])
-    mean = float(np.mean(aucs))
+    mean = np.mean(aucs)
     print(f"   mean{mean:18.3f}")
 
     print("== Some of the last fold, whom the model had not seen")
-    for answer, row in zip(classifier.predict(test_input), held_out[:6], strict=False):
+    answers = zip(classifier.predict(test_input), held_out, strict=True)
+    for answer, row in list(answers)[::40]:
         fate = "survived" if labels[row] else "died"
         print(f"   {answer['survives']:6.1%} {fate:<9} {features['name'][row]}")
     if mean < 0.85:

@@ -46,31 +46,24 @@ def test_gradients_are_those_of_finite_differences(case, tmp_path):
         made = getattr(fc, case["op"])(features, columns)
         return made[0] if isinstance(made, tuple) else made
 
+    @jax.jit
+    @jax.value_and_grad
     def loss(variables):
         made = est.preview(net, features, variables=variables)[0]
         return jnp.sum(jnp.sin(made) * (1 + jnp.arange(made.size).reshape(made.shape) % 7))
 
     rng = np.random.default_rng(0)
     shapes = sorted(case["variables"].items())
-    at = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes}
-    towards = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes}
-
-    @jax.jit
-    def slopes(at):
-        gradient = jax.grad(loss)(at)
-        by_table = {name: jnp.vdot(gradient[name], towards[name]) for name in at}
-        moved = {
-            name: [loss({**at, name: at[name] + e * towards[name]}) for e in (-1e-2, 1e-2)]
-            for name in at
-        }
-        return by_table, {name: (after - before) / 2e-2 for name, (before, after) in moved.items()}
-
-    by_gradient, by_difference = slopes(at)
-    for name in at:
-        np.testing.assert_allclose(
-            by_gradient[name], by_difference[name], rtol=2e-2, atol=2e-2, err_msg=name
+    at = {name: np.float32(rng.normal(size=shape)) for name, shape in shapes}
+    towards = {name: np.float32(rng.normal(size=shape)) for name, shape in shapes}
+    gradient = loss(at)[1]
+    slopes = {name: np.vdot(gradient[name], towards[name]) for name in at}
+    for name, slope in slopes.items():
+        before, after = (
+            loss({**at, name: at[name] + step * towards[name]})[0] for step in (-1e-2, 1e-2)
         )
-    assert any(abs(value) > 0.01 for value in by_gradient.values())
+        np.testing.assert_allclose(slope, (after - before) / 2e-2, rtol=2e-2, atol=2e-2)
+    assert max(map(abs, slopes.values())) > 0.01
 
 
 def test_a_cross_gives_the_normalizer_numpy_arrays(model_dir):
