@@ -143,7 +143,8 @@ def host_feature(recipe: HostRecipe) -> jax.Array:
             "Give one of them another name."
         )
     if callable(frame.host):
-        made = frame.host(recipe)
+        with jax.ensure_compile_time_eval():  # a recipe may use jax.numpy, too
+            made = frame.host(recipe)
         return jnp.zeros(made.shape, made.dtype)
     if frame.host is None:
         raise ValueError(f"host_feature({recipe.name}): there is no batch to compute it from.")

@@ -260,8 +260,8 @@ def feature(features: Features, key: str, column: str) -> Any:
     """
     if not isinstance(features, Mapping):
         raise TypeError(
-            f"{column}: features must be a dict by name, got a {type(features).__name__}. Let "
-            "input_fn give {" + f'"{key}": ...' + "}."
+            f"{column}: features must be a dict by name, got one value. Let input_fn give "
+            "{" + f'"{key}": ...' + "}: of a DataFrame, dict(frame), or use pandas_input_fn."
         )
     if key not in features:
         raise ValueError(
@@ -335,6 +335,8 @@ def _described(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return f"[{', '.join(map(_described, value))}]"
     if callable(value) and not isinstance(value, type):
-        unwrapped = inspect.unwrap(value)
-        return str(getattr(unwrapped, "__qualname__", type(value).__qualname__))
+        code = getattr(inspect.unwrap(value), "__code__", None)
+        name = str(getattr(value, "__qualname__", type(value).__qualname__))
+        constants = [c for c in code.co_consts if not inspect.iscode(c)] if code else []
+        return name + (f" {code.co_code.hex()} {constants}" if code else "")
     return json.dumps(est.to_json(value))

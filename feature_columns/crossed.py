@@ -22,7 +22,7 @@ from feature_columns.categorical import (
     raw_integers,
 )
 from feature_columns.columns import CategoricalColumn, checked_count
-from feature_columns.entries import Entries
+from feature_columns.entries import Entries, is_missing
 from feature_columns.hashing import fingerprint_cat64
 from feature_columns.parse_spec import ParseSpec, VarLenFeature, merged_specs
 
@@ -97,7 +97,7 @@ class CrossedColumn(CategoricalColumn):
         """Returns what is hashed for each value of one feature: uint64."""
         if isinstance(leaf, str):
             where = f'{self.where}: the feature "{leaf}"'
-            numeric = _holds_integers(raw_entries(raw[leaf], where).values)
+            numeric = _holds_numbers(raw_entries(raw[leaf], where).values, where)
             found = (raw_integers if numeric else raw_fingerprints)(raw[leaf], where)
         else:
             found = leaf.host_ids(raw)
@@ -153,7 +153,8 @@ def _check_key(key: Any, where: str) -> None:
         )
     if not isinstance(key, str | CategoricalColumn):
         raise ValueError(
-            f"{where}: keys must be names of features or categorical columns, got {key!r}."
+            f"{where}: keys must be names of features or categorical columns, got {key!r}. Numbers "
+            "are crossed by their bucket: bucketized_column(numeric_column(key), boundaries)."
         )
 
 
@@ -161,10 +162,25 @@ def _name(leaf: str | CategoricalColumn) -> str:
     return leaf if isinstance(leaf, str) else leaf.name
 
 
-def _holds_integers(values: Any) -> bool:
+def _holds_numbers(values: Any, where: str) -> bool:
+    """Returns whether values are integers, rather than strings.
+
+    Raises:
+        TypeError: if they are floats.
+    """
     if isinstance(values, np.ndarray) and values.dtype != object:
-        return values.dtype.kind not in "USTO"
-    return any(isinstance(value, int | np.integer) for value in values)
+        kinds = {values.dtype.type}
+    else:
+        kinds = set(map(type, values)) - {type(None)}
+    if any(issubclass(kind, int | np.integer) for kind in kinds):
+        return True
+    floats = kinds and all(issubclass(kind, float | np.floating) for kind in kinds)
+    if floats and not all(map(is_missing, values)):
+        raise TypeError(
+            f"{where} holds floats, such as {values[0]}; strings and integers are crossed. Numbers "
+            "are by their bucket: give bucketized_column(numeric_column(key), boundaries)."
+        )
+    return False
 
 
 def _combinations(found: list[Entries], batch: int) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -392,7 +392,8 @@ def _not_strings(kind: Any, example: Any, where: str) -> TypeError:
 def _not_integers(kind: Any, example: Any, where: str) -> TypeError:
     return TypeError(
         f"{where} holds {kind} values, such as {_shown(example)}; integers are wanted. Convert "
-        "them in input_fn, with -1 for what is missing, or use a column of strings."
+        "them in input_fn, with -1 for what is missing (.fillna(-1).astype(int) in pandas), or use "
+        "a column of strings."
     )
 
 

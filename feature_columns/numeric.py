@@ -112,9 +112,14 @@ class NumericColumn(DenseColumn):
         return f"numeric_column({self.key})"
 
     def _shaped(self, value: Any) -> Any:
-        batch = value.shape[0] if value.ndim else 1
+        if value.ndim == 0:
+            raise ValueError(
+                f"{self.where}: the feature is a single number, of shape (); wanted is one value "
+                "for each example: [3.0], not 3.0."
+            )
+        batch = value.shape[0]
         fitting = [(batch, *self.shape)] + ([(batch,)] if self.width == 1 else [])
-        if value.ndim == 0 or value.shape not in fitting:
+        if value.shape not in fitting:
             raise ValueError(
                 f"{self.where}: the feature has shape {value.shape}, wanted "
                 f"{('batch', *self.shape)}. Give the column shape={value.shape[1:]}, or reshape "

@@ -108,7 +108,7 @@ LAYERS = [
     (of(AGE, agee=[1.0]), r"numeric_column\(age\): no feature \"age\" among \['agee'\]. Did you m"),
     (of(fc.indicator_column(WORD), words=["a"]), 'no feature "word" among .* Did you mean "words"'),
     (lambda: est.preview(lambda f: fc.input_layer(f, AGE), np.ones(2)), "features must be a dict"),
-    (of(AGE, age=1.0), r"shape \(\), wanted \('batch', 1\)"),
+    (of(AGE, age=1.0), r"single number, of shape \(\); wanted is one"),
     (of(AGE, age=[[1.0, 2.0]]), r"shape \(1, 2\), wanted \('batch', 1\)"),
     (of(AGE, age=["a"]), "holds <U1 values, such as 'a'; numbers are wanted"),
     (of(AGE, age=[[1.0], [1.0, 2.0]]), "rows of different lengths"),
@@ -153,7 +153,7 @@ LAYERS = [
     ),
     (
         of(fc.indicator_column(fc.crossed_column(["a", "b"], 9)), a=[1.5], b=["x"]),
-        "such as 1.5",
+        "holds floats, such as 1.5; .*bucketized_column",
     ),
     (
         of([AGE, fc.numeric_column("b")], age=[1.0], b=[1.0, 2.0]),

@@ -66,26 +66,27 @@ def test_gradients_are_those_of_finite_differences(case, tmp_path):
     assert max(map(abs, slopes.values())) > 0.01
 
 
-def test_a_cross_gives_the_normalizer_numpy_arrays(model_dir):
+@pytest.mark.parametrize("log", [np.log, jnp.log, lambda x: np.log(x), lambda x: 1 * jnp.log(x)])
+def test_a_cross_gives_the_normalizer_numpy_arrays(model_dir, log):
     seen = []
 
-    def halved(x):
+    def logarithm(x):
         seen.append(type(x))
-        return x / 2
+        return log(x)
 
-    half = fc.bucketized_column(fc.numeric_column("age", normalizer_fn=halved), [10.0])
-    whole = fc.bucketized_column(fc.numeric_column("age"), [20.0])
+    raw = fc.bucketized_column(fc.numeric_column("age"), [20.0])
+    logs = fc.bucketized_column(fc.numeric_column("age", normalizer_fn=logarithm), [np.log(20.0)])
     features = {"age": np.float32([19, 20, 21]), "word": [["cat"], ["cat", "dog"], []]}
-    answers = []
-    for bucketized in (half, whole):
-        column = fc.indicator_column(fc.crossed_column([bucketized, "word"], 30))
+    columns = [fc.indicator_column(fc.crossed_column([key, "word"], 30)) for key in (raw, logs)]
 
-        def model_fn(features, labels, mode, column=column):
-            return est.EstimatorSpec(mode, predictions=fc.input_layer(features, column))
+    def model_fn(features, labels, mode):
+        answers = [fc.input_layer(features, column) for column in columns]
+        return est.EstimatorSpec(mode, predictions={"raw": answers[0], "logs": answers[1]})
 
-        answers.append(list(est.Estimator(model_fn, model_dir).predict(lambda: features)))
-    np.testing.assert_array_equal(*answers)
-    assert np.sum(answers[0], axis=1).tolist() == [1, 2, 0]
+    answers = list(est.Estimator(model_fn, model_dir).predict(lambda: features))
+    for answer in answers:
+        np.testing.assert_array_equal(answer["raw"], answer["logs"])
+    assert [answer["raw"].sum() for answer in answers] == [1, 2, 0]
     assert set(seen) == {np.ndarray}
 
 

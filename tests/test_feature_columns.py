@@ -56,7 +56,7 @@ def test_columns_are_frozen_comparable_and_printable():
         (lambda: fc.numeric_column("a", 2, default_value=[1, 2, 3]), r"shape \(3,\), wanted"),
         (lambda: layer({"age": np.ones(2)}, fc.numeric_column("agee")), 'Did you mean "age"'),
         (lambda: layer({"a": np.ones((2, 3))}, fc.numeric_column("a")), r"shape \(2, 3\), wanted"),
-        (lambda: layer({"a": np.float32(1)}, fc.numeric_column("a", 2)), r"shape \(\), wanted"),
+        (lambda: layer({"a": np.float32(1)}, fc.numeric_column("a", 2)), r"shape \(\); wanted"),
         (lambda: layer({"a": np.ones(2)}, [fc.numeric_column("a")] * 2), "one column stands twice"),
         (lambda: layer({"a": np.ones(2)}, []), "at least one"),
         (lambda: layer({"a": np.ones(2)}, ["a"]), "must be dense columns"),
