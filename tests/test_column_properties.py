@@ -415,7 +415,7 @@ pair_of_rows = st.tuples(*[st.lists(x, min_size=1, max_size=3) for x in (few_wor
 
 
 @pytest.mark.parametrize("make", [lists, dense, sparse])
-@examples(2)  # each takes a second: what is compiled is not kept
+@examples(5)
 @given(st.lists(pair_of_rows, min_size=6, max_size=6), st.integers(1, 5))
 def test_indicators_count_ids_whatever_the_padding(make, batch, more):
     rows = {"a": [row[0] for row in batch], "b": [row[1] for row in batch]}
