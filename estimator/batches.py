@@ -9,6 +9,7 @@ numbers of it; strings, ragged lists and sparse values stay on the host.
 """
 
 import copy
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,10 +32,11 @@ class ArrayLeaf(NamedTuple):
     ndim: int
 
 
-class HostLeaf(NamedTuple):
-    """A leaf that stays on the host, and what it holds."""
+@dataclasses.dataclass(frozen=True)
+class HostLeaf:
+    """A leaf that stays on the host. What it holds is for messages: to a model all are alike."""
 
-    holds: str
+    holds: str = dataclasses.field(compare=False)
 
 
 class Node(NamedTuple):
@@ -110,7 +112,8 @@ class Batch:
     @property
     def lengths(self) -> set[int]:
         """The first dimensions of the features; usually one, the batch size."""
-        return {len(leaf) for leaf in self.leaves[: self._features_end] if _has_rows(leaf)}
+        counts = map(_row_count, self.leaves[: self._features_end])
+        return {count for count in counts if count is not None}
 
     def host(self, recipe: HostRecipe, buckets: Sequence[int] | None = None) -> np.ndarray:
         """Returns what a host recipe makes of this batch, computing it once.
@@ -156,10 +159,10 @@ class Batch:
     def _check_lengths(self) -> None:
         lengths = self.lengths
         for i in range(self._features_end, len(self.leaves)):
-            leaf = self.leaves[i]
-            if lengths and _has_rows(leaf) and len(leaf) not in lengths:
+            count = _row_count(self.leaves[i])
+            if lengths and count is not None and count not in lengths:
                 raise ValueError(
-                    f"{self.paths[i]} has length {len(leaf)}, the features {sorted(lengths)}: "
+                    f"{self.paths[i]} has length {count}, the features {sorted(lengths)}: "
                     f"the batch has {self.describe()}. Features and labels of a batch go together "
                     "row by row."
                 )
@@ -268,7 +271,8 @@ def to_device_dtype(leaf: Any, path: str) -> Any:
     dtype = _device_dtype(leaf.dtype)
     if dtype == leaf.dtype:
         return leaf
-    narrow = leaf.astype(dtype)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, as on the device
+        narrow = leaf.astype(dtype)
     if leaf.dtype.kind in "iu" and not np.array_equal(narrow, leaf):
         bounds = np.iinfo(dtype)
         raise OverflowError(
@@ -349,10 +353,13 @@ def _device_dtype(dtype: np.dtype) -> np.dtype:
     )
 
 
-def _has_rows(leaf: Any) -> bool:
-    if type(leaf) is np.ndarray:
-        return leaf.ndim > 0
-    return isinstance(leaf, list) or (isinstance(leaf, jax.Array) and leaf.ndim > 0)
+def _row_count(leaf: Any) -> int | None:
+    """Returns how many examples a leaf holds; None: it is a single value, or nobody knows."""
+    if isinstance(leaf, list):
+        return len(leaf)
+    sparse = isinstance(leaf, SparseTensor)
+    shape: Any = np.asarray(leaf.dense_shape) if sparse else getattr(leaf, "shape", ())
+    return int(shape[0]) if len(shape) else None
 
 
 def _holds(leaf: Any) -> str:

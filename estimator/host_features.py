@@ -282,13 +282,14 @@ def once_a_batch(raw: Any, what: Any, make: Callable[[], Any]) -> Any:
     """Returns `make()`, once for each raw value of a batch, for all host recipes that ask for it.
 
     >>> with remembering({}):
-    ...     [once_a_batch(raw, "size", lambda: print("counted") or 2) for raw in [["a", "b"]] * 2]
+    ...     [once_a_batch(raw, len, lambda: print("counted") or 2) for raw in [["a", "b"]] * 2]
     counted
     [2, 2]
 
     Args:
         raw: a value of the raw batch.
-        what: tells what is made of it: hashable, and different for different things.
+        what: tells what is made of it: hashable, and different for different things. The function
+            that makes it is a good choice.
         make: makes it; nobody may change it afterwards.
     """
     memo = _MEMO.get()

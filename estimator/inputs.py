@@ -368,6 +368,11 @@ def _array(name: str, value: Any, wanted: str) -> Array:
         if not isinstance(value, list | tuple):
             raise
         array = np.fromiter(value, object, len(value))
+    if array.dtype.kind in "US" and isinstance(value, list | tuple):
+        # numpy makes a string of anything among strings, "nan" of a missing one.
+        objects = np.array(value, object)
+        if not all(isinstance(item, str | bytes) for item in objects.flat):
+            array = objects
     if array.ndim == 0:
         raise ValueError(f"{name} is a single {array.dtype}: wants an array of shape (rows, ...).")
     # A view, so that the user's array stays writable while no batch can change later epochs.

@@ -23,6 +23,7 @@ from feature_columns.columns import (
     SequenceColumn,
     SequenceDenseColumn,
     make_parse_example_spec,
+    raw_paths,
 )
 from feature_columns.crossed import crossed_column
 from feature_columns.embedding import (
@@ -74,6 +75,7 @@ __all__ = [
     "linear_model",
     "make_parse_example_spec",
     "numeric_column",
+    "raw_paths",
     "sequence_categorical_column_with_hash_bucket",
     "sequence_categorical_column_with_identity",
     "sequence_categorical_column_with_vocabulary_file",

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 import estimator as est
+from feature_columns.cells import are_there, floats, raw_entries, raw_integers, raw_strings
 from feature_columns.columns import (
     CategoricalColumn,
     ColumnRecipe,
@@ -24,16 +25,15 @@ from feature_columns.columns import (
     checked_key,
     raw_paths,
 )
-from feature_columns.entries import (
-    Entries,
-    are_there,
-    entries,
-    floats,
-    integers,
-    strings,
-)
+from feature_columns.entries import Entries
 from feature_columns.hashing import fingerprint64
-from feature_columns.parse_spec import ParseSpec, VarLenFeature, merged_specs, string_or_integer
+from feature_columns.parse_spec import (
+    ParseSpec,
+    VarLenFeature,
+    checked_number,
+    merged_specs,
+    string_or_integer,
+)
 
 
 class KeyedColumn(CategoricalColumn):
@@ -97,6 +97,11 @@ class IdentityColumn(KeyedColumn):
             return found
         outside = (found.values < 0) | (found.values >= self.number_buckets)
         return found.with_values(np.where(outside, self.default_value, found.values))
+
+    @property
+    def may_be_out_of_range(self) -> bool:
+        """Whether `host_ids` may give ids that there are not."""
+        return self.default_value is None
 
     def in_range(self, found: Entries, strict: bool) -> Entries:
         """Returns the ids that there are, and -1 for others."""
@@ -174,6 +179,11 @@ class WeightedColumn(CategoricalColumn):
         """Returns the ids of the column."""
         return self.categorical_column.host_ids(raw)
 
+    @property
+    def may_be_out_of_range(self) -> bool:
+        """Whether `host_ids` may give ids that there are not."""
+        return self.categorical_column.may_be_out_of_range
+
     def in_range(self, found: Entries, strict: bool) -> Entries:
         """Returns the ids that the column has, and -1 for others."""
         return self.categorical_column.in_range(found, strict)
@@ -184,7 +194,7 @@ class WeightedColumn(CategoricalColumn):
 
     def weights(self, features: Features) -> jax.Array:
         """Returns the weights, float32 of the shape of the ids; 0 where there is no id."""
-        return est.host_feature(CategoryWeights(self, raw_paths(self, features)))
+        return est.host_feature(CategoryWeights(self, raw_paths(self.keys, features, self.where)))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -205,10 +215,10 @@ class CategoryWeights(ColumnRecipe):
         column, key = self.column.categorical_column, self.column.weight_feature_key
         where = f'{self.column.where}: the weights "{key}"'
         ids = column.host_ids(raw)
-        weights = floats(entries(raw[key], where), where)
+        weights = floats(raw_entries(raw[key], where), where)
         weights = weights.kept(~np.isnan(weights.values))
         # Of the raw values, some may have no id because they are missing: their weights are idle.
-        raw_ids = entries(raw[column.keys[0]], where) if len(column.keys) == 1 else ids
+        raw_ids = raw_entries(raw[column.keys[0]], where) if len(column.keys) == 1 else ids
         width = max(weights.shape[1], ids.shape[1])
         at_weights, at_ids, at_raw = (_flat(x, width) for x in (weights, ids, raw_ids))
         lacking = ~np.isin(at_ids, at_weights)
@@ -245,7 +255,9 @@ def categorical_column_with_identity(
     where = f"categorical_column_with_identity({key})"
     checked_key(key, "categorical_column_with_identity")
     count = checked_count(num_buckets, "num_buckets", where)
-    if default_value is not None and not 0 <= default_value < count:
+    if default_value is not None and (
+        checked_count(default_value, "default_value", where, least=0) >= count
+    ):
         raise ValueError(
             f"{where}: default_value must be an id in [0, {count}), got {default_value!r}."
         )
@@ -295,41 +307,20 @@ def weighted_categorical_column(
         dtype: a numpy dtype of numbers.
 
     Raises:
-        ValueError: if it is no categorical column, or the dtype is none of numbers.
+        ValueError: if it is no categorical column.
+        TypeError: if the dtype is not one of numbers.
     """
     where = f"weighted_categorical_column({weight_feature_key})"
     checked_key(weight_feature_key, "weighted_categorical_column: weight_feature_key")
     checked_categorical(categorical_column, where)
-    if np.dtype(dtype).kind not in "iuf":
-        raise ValueError(f"{where}: dtype must be one of numbers, got {dtype!r}.")
-    return WeightedColumn(categorical_column, weight_feature_key, np.dtype(dtype))
-
-
-def raw_entries(feature: Any, where: str) -> Entries:
-    """Returns the entries of a raw feature, read once for all columns of a batch."""
-    made: Entries = est.once_a_batch(feature, "entries", lambda: entries(feature, where))
-    return made
-
-
-def raw_strings(feature: Any, where: str) -> Entries:
-    """Returns the strings of a raw feature, `""` too, read once for all columns of a batch."""
-    found = raw_entries(feature, where)
-    made: Entries = est.once_a_batch(feature, "strings", lambda: strings(found, where))
-    return made
-
-
-def raw_integers(feature: Any, where: str) -> Entries:
-    """Returns the integers of a raw feature, -1 too, read once for all columns of a batch."""
-    found = raw_entries(feature, where)
-    made: Entries = est.once_a_batch(feature, "integers", lambda: integers(found, where))
-    return made
+    return WeightedColumn(categorical_column, weight_feature_key, checked_number(dtype, where))
 
 
 def raw_fingerprints(feature: Any, where: str) -> Entries:
     """Returns the fingerprints of a feature's strings, hashed once for all columns of a batch."""
     found = raw_strings(feature, where)
     made: Entries = est.once_a_batch(
-        feature, "fingerprints", lambda: found.with_values(fingerprint64(as_texts(found.values)))
+        feature, fingerprint64, lambda: found.with_values(fingerprint64(as_texts(found.values)))
     )
     return made
 

@@ -4,16 +4,17 @@
     column.dense(features)      # inside a model_fn: floats of shape (batch, width)
     column.ids(features)        # of a categorical column: int32 of shape (batch, count), -1: none
 
-Law: what makes ids of raw values works on the host, in numpy; what makes floats of ids works on the
-device. A column is data: frozen, comparable, and written to JSON unless it holds a function.
+Law: strings and ids of raw values are the host's work, in numpy; numbers, and what is made of ids,
+the device's. A column is data: frozen, comparable, and written to JSON unless it holds a function.
 """
 
 import abc
 import dataclasses
 import functools
 import hashlib
-import inspect
+import itertools
 import json
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -39,8 +40,8 @@ class FeatureColumn(est.Recipe, abc.ABC):
 
     @property
     def scope(self) -> str:
-        """The scope of its variables, inside that of the layer."""
-        return safe_name(self.name)
+        """What the scope of its variables is named after, inside that of the layer."""
+        return self.name
 
     @property
     def where(self) -> str:
@@ -59,10 +60,11 @@ class FeatureColumn(est.Recipe, abc.ABC):
 
     @functools.cached_property
     def digest(self) -> str:
-        """Short, and different for columns that differ; the same in every process."""
+        """Short, the same for columns that are equal, and another for most that are not."""
         return hashlib.blake2b(_described(self).encode(), digest_size=6).hexdigest()
 
     def __deepcopy__(self, memo: Any) -> Self:
+        # Frozen: each trace's copy of `params` keeps the columns, and the tables they have made.
         return self
 
 
@@ -103,6 +105,11 @@ class CategoricalColumn(FeatureColumn):
             raw: the raw features by key.
         """
 
+    @property
+    def may_be_out_of_range(self) -> bool:
+        """Whether `host_ids` may give ids that there are not."""
+        return False
+
     def in_range(self, found: Entries, strict: bool) -> Entries:
         """Returns ids that the column has, and -1 for others; by default there are no others.
 
@@ -126,7 +133,8 @@ class CategoricalColumn(FeatureColumn):
         Returns:
             int32 of shape `(batch, count)`; -1 is none.
         """
-        return est.host_feature(CategoryIds(self, raw_paths(self, features), strict))
+        paths = raw_paths(self.keys, features, self.where)
+        return est.host_feature(CategoryIds(self, paths, strict and self.may_be_out_of_range))
 
     def weights(self, features: Features) -> jax.Array | None:
         """Returns float32 of the shape of the ids, or None where all ids weigh the same."""
@@ -156,13 +164,16 @@ class SequenceColumn(FeatureColumn):
     """A column that reads a raw sequence; subclass it as a frozen dataclass."""
 
     @abc.abstractmethod
-    def host_lengths(self, raw: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
-        """Returns how many steps each row has, on the host, and whether that is certain.
+    def host_lengths(self, raw: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns how many steps each row has, on the host, and where that is certain.
 
-        It is not where a dense array may be padded with numbers that cannot be told from others.
+        It is not where a row of numbers may be padded: then it has so many steps at the most.
 
         Args:
             raw: the raw features by key.
+
+        Returns:
+            int32 and bool, both of shape `(batch,)`.
         """
 
 
@@ -178,16 +189,11 @@ class ColumnRecipe(est.HostRecipe):
     @functools.cached_property
     def name(self) -> str:
         """Names the column, and tells it from others of its name."""
-        moved = {k: p for k, p in self.paths.items() if p != ("features", k)}
-        kind = f"{type(self).__name__}{self.variant}"
-        return f"{kind}({self.column.name})-{self.column.digest}" + (
-            f" of {moved}" if moved else ""
-        )
-
-    @property
-    def variant(self) -> str:
-        """Tells the recipes of one column apart."""
-        return ""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del fields["column"], fields["paths"]
+        fields |= {key: path for key, path in self.paths.items() if path != ("features", key)}
+        more = "".join(f", {key}={value!r}" for key, value in fields.items() if value)
+        return f"{type(self).__name__}({self.column.name}-{self.column.digest}{more})"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.column!r})"
@@ -205,11 +211,6 @@ class CategoryIds(ColumnRecipe):
     dtype = np.dtype(np.int32)
     dims = ("batch", "count")
     fill = -1
-
-    @property
-    def variant(self) -> str:
-        """Tells the recipes of one column apart."""
-        return "Strict" if self.strict else ""
 
     def __call__(self, features: Any, labels: Any) -> np.ndarray:
         """Returns int32 of shape `(batch, count)`; -1 is none."""
@@ -271,20 +272,29 @@ def feature(features: Features, key: str, column: str) -> Any:
     return features[key]
 
 
-def raw_paths(column: FeatureColumn, features: Features) -> dict[str, tuple[Any, ...]]:
-    """Returns where in the raw batch the features of a column lie, by key.
+def raw_paths(keys: Iterable[str], features: Features, where: str) -> dict[str, tuple[Any, ...]]:
+    """Returns where in the raw batch features lie, by key, as a host recipe needs it.
+
+    >>> where = {"city": ["Rome", "Oslo"]}
+    >>> est.preview(lambda features: raw_paths(["city"], features, "doc"), where)[0]
+    {'city': ('features', 'city')}
+
+    Args:
+        keys: the names of the features.
+        features: the features of a batch by name, as the model_fn was given them.
+        where: the column, for error messages.
 
     Raises:
         ValueError: if a feature is missing, or was computed in the model_fn.
     """
     paths = {}
-    for key in column.keys:
-        path = est.raw_path(feature(features, key, column.where))
+    for key in keys:
+        path = est.raw_path(feature(features, key, where))
         if path is None:
             raise ValueError(
-                f'{column.where}: the feature "{key}" is no value of the batch that input_fn gave. '
-                "Ids are made on the host, of raw values: what the model_fn computes has none, and "
-                "a tuple is several values. Make the feature in input_fn, as an array or a list."
+                f'{where}: the feature "{key}" is no value of the batch that input_fn gave. Ids '
+                "are made on the host, of raw values: what the model_fn computes has none, and a "
+                "tuple is several values. Make the feature in input_fn, as an array or a list."
             )
         paths[key] = path
     return paths
@@ -321,22 +331,43 @@ def checked_count(value: Any, name: str, where: str, least: int = 1) -> int:
 def safe_name(name: str) -> str:
     """Returns a name that can be the scope of variables, as in TensorFlow.
 
-    >>> safe_name("a b_embedding")
-    'a_b_embedding'
+    >>> safe_name("a b_embedding"), safe_name("/user/age")
+    ('a_b_embedding', 'user/age')
     """
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_.\\-/>") else "_" for c in name)
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "_.\\-/>") else "_" for c in name)
+    return safe.strip("/") or "_"  # a leading slash would leave the layer's scope
+
+
+def scopes_of(names: Iterable[str]) -> dict[str, str]:
+    """Returns the scope for each name, in their order: no two share one, as in TensorFlow.
+
+    >>> scopes_of(["a b", "a_b", "c"])
+    {'a b': 'a_b', 'a_b': 'a_b_1', 'c': 'c'}
+    """
+    scopes: dict[str, str] = {}
+    for name in names:
+        base = safe_name(name)
+        numbered = (f"{base}_{n}" if n else base for n in itertools.count())
+        taken = set(scopes.values())
+        if name not in scopes:
+            scopes[name] = next(scope for scope in numbered if scope not in taken)
+    return scopes
 
 
 def _described(value: Any) -> str:
-    """Returns a text that differs where columns differ, but not between two processes."""
+    """Returns a text that is the same for values that are equal."""
     if isinstance(value, est.Recipe) and dataclasses.is_dataclass(value):
         fields = [_described(getattr(value, f.name)) for f in dataclasses.fields(value)]
         return f"{value.recipe_name}({', '.join(fields)})"
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return f"[{', '.join(map(_described, value))}]"
-    if callable(value) and not isinstance(value, type):
-        code = getattr(inspect.unwrap(value), "__code__", None)
-        name = str(getattr(value, "__qualname__", type(value).__qualname__))
-        constants = [c for c in code.co_consts if not inspect.iscode(c)] if code else []
-        return name + (f" {code.co_code.hex()} {constants}" if code else "")
-    return json.dumps(est.to_json(value))
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return f"{_described(value.__code__)}{_described(cells)}{_described(value.__defaults__)}"
+    if isinstance(value, types.CodeType):
+        names = f"{value.co_qualname} {value.co_names} {value.co_code.hex()}"
+        return names + _described(value.co_consts)
+    try:
+        return json.dumps(est.to_json(value))
+    except TypeError:  # code, or what code refers to
+        return str(getattr(value, "__qualname__", type(value).__qualname__))

@@ -14,13 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from feature_columns.categorical import (
-    HashedColumn,
-    WeightedColumn,
-    raw_entries,
-    raw_fingerprints,
-    raw_integers,
-)
+from feature_columns.categorical import HashedColumn, WeightedColumn, raw_fingerprints
+from feature_columns.cells import raw_entries, raw_integers
 from feature_columns.columns import CategoricalColumn, checked_count
 from feature_columns.entries import Entries, is_missing
 from feature_columns.hashing import fingerprint_cat64
@@ -129,15 +124,16 @@ def crossed_column(
         ValueError: if there are fewer than two keys, or one is no categorical column, a hashed or a
             weighted one.
     """
-    where = f"crossed_column({keys})"
-    if isinstance(keys, str) or len(list(keys)) < 2:
+    given = [keys] if isinstance(keys, str) else list(keys)
+    if len(given) < 2:
         raise ValueError(f"crossed_column: keys must be a list with length > 1, got {keys!r}.")
-    for key in keys:
+    where = f"crossed_column({given})"
+    for key in given:
         _check_key(key, where)
     if hash_key is not None and (isinstance(hash_key, bool) or not isinstance(hash_key, int)):
         raise ValueError(f"{where}: hash_key must be an int, got {hash_key!r}.")
     count = checked_count(hash_bucket_size, "hash_bucket_size", where)
-    return CrossedColumn(tuple(keys), count, hash_key)
+    return CrossedColumn(tuple(given), count, hash_key)
 
 
 def _check_key(key: Any, where: str) -> None:

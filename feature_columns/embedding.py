@@ -104,7 +104,10 @@ class IndicatorColumn(OfCategories):
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingColumn(OfCategories):
-    """A row of a table for each id, combined; made by `embedding_column`."""
+    """A row of a table for each id, combined; made by `embedding_column`.
+
+    `shared_as` names a table that other columns share; with a slash before it, in no scope.
+    """
 
     dimension: int
     combiner: str
@@ -114,11 +117,18 @@ class EmbeddingColumn(OfCategories):
     max_norm: float | None
     trainable: bool
     use_safe_embedding_lookup: bool
+    shared_as: str | None = None
 
     @property
     def name(self) -> str:
         """The name of the categorical column, and what was done to it."""
-        return f"{self.categorical_column.name}_embedding"
+        kind = "embedding" if self.shared_as is None else "shared_embedding"
+        return f"{self.categorical_column.name}_{kind}"
+
+    @property
+    def scope(self) -> str:
+        """What the scope of the table is named after."""
+        return self.shared_as or self.name
 
     def dense(self, features: Features, trainable: bool = True) -> jax.Array:
         """Returns floats of shape `(batch, dimension)`."""
@@ -137,17 +147,29 @@ class EmbeddingColumn(OfCategories):
         return [self.table(trainable)]
 
     def table(self, trainable: bool = True) -> jax.Array:
-        """Returns the table, float32 of shape `(num_buckets, dimension)`."""
-        return self._table_named("embedding_weights", trainable)
+        """Returns the table, float32 of shape `(num_buckets, dimension)`; a shared one by its name.
 
-    def _table_named(self, name: str, trainable: bool) -> jax.Array:
-        return est.get_variable(
-            name,
-            (self.categorical_column.num_buckets, self.dimension),
-            self._initializer(),
-            np.float32,
-            self.trainable and trainable,
-        )
+        Raises:
+            ValueError: if another table is shared under that name.
+        """
+        shape = (self.categorical_column.num_buckets, self.dimension)
+        trainable = trainable and self.trainable
+
+        def make() -> jax.Array:
+            whole = self.shared_as is not None and self.shared_as.startswith("/")
+            name = f"/{safe_name(self.scope)}" if whole else "embedding_weights"
+            return est.get_variable(name, shape, self._initializer(), np.float32, trainable)
+
+        if self.shared_as is None:
+            return make()
+        made: jax.Array = est.shared(f"shared_embedding {self.shared_as}", make)
+        if made.shape != shape:
+            raise ValueError(
+                f"{self.name}: the shared table {self.shared_as!r} has shape {made.shape}, but "
+                f"this column needs {shape}. Give one of the two another "
+                "shared_embedding_collection_name."
+            )
+        return made
 
     def _initializer(self) -> Any:
         path, name = self.ckpt_to_load_from, self.tensor_name_in_ckpt
@@ -158,39 +180,6 @@ class EmbeddingColumn(OfCategories):
     def _looked_up(self, table: jax.Array, ids: jax.Array, weights: jax.Array | None) -> jax.Array:
         prune = self.combiner != "sum" and self.use_safe_embedding_lookup
         return combined(table, ids, weights, self.combiner, self.max_norm, prune)
-
-
-@dataclasses.dataclass(frozen=True)
-class SharedEmbeddingColumn(EmbeddingColumn):
-    """An embedding whose table belongs to several columns; made by `shared_embedding_columns`."""
-
-    table_name: str
-    absolute: bool
-
-    @property
-    def name(self) -> str:
-        """The name of the categorical column, and what was done to it."""
-        return f"{self.categorical_column.name}_shared_embedding"
-
-    @property
-    def scope(self) -> str:
-        """The scope of the table."""
-        return self.table_name
-
-    def table(self, trainable: bool = True) -> jax.Array:
-        """Returns the one table of all columns."""
-        name = f"/{self.table_name}" if self.absolute else "embedding_weights"
-        made: jax.Array = est.shared(
-            f"shared_embedding {self.table_name}", lambda: self._table_named(name, trainable)
-        )
-        wanted = (self.categorical_column.num_buckets, self.dimension)
-        if made.shape != wanted:
-            raise ValueError(
-                f"{self.name}: the shared table {self.table_name!r} has shape {made.shape}, but "
-                f"this column needs {wanted}. Give one of the two another "
-                "shared_embedding_collection_name."
-            )
-        return made
 
 
 def indicator_column(
@@ -306,13 +295,12 @@ def shared_embedding_columns(
         where, dimension, combiner, initializer, ckpt_to_load_from, tensor_name_in_ckpt, max_norm
     )
     return [
-        SharedEmbeddingColumn(
+        EmbeddingColumn(
             column,
             **settings,
             trainable=bool(trainable),
             use_safe_embedding_lookup=bool(use_safe_embedding_lookup),
-            table_name=safe_name(shared_embedding_collection_name or _table_name(columns)),
-            absolute=False,
+            shared_as=shared_embedding_collection_name or _table_name(columns),
         )
         for column in columns
     ]
@@ -337,8 +325,8 @@ def shared_embeddings(
 
     >>> from feature_columns.categorical import categorical_column_with_hash_bucket
     >>> start, goal = (categorical_column_with_hash_bucket(k, 1000) for k in ("start", "goal"))
-    >>> shared_embeddings([start, goal], 16)[0].table_name
-    'goal_start_shared_embedding'
+    >>> shared_embeddings([start, goal], 16)[0].shared_as
+    '/goal_start_shared_embedding'
     """
     columns = shared_embedding_columns(
         categorical_columns,
@@ -352,7 +340,7 @@ def shared_embeddings(
         trainable,
         use_safe_embedding_lookup,
     )
-    return [dataclasses.replace(column, absolute=True) for column in columns]  # type: ignore[call-arg]
+    return [dataclasses.replace(column, shared_as=f"/{column.shared_as}") for column in columns]
 
 
 def _check_any_categorical(column: Any, where: str) -> None:
@@ -377,8 +365,10 @@ def _checked_settings(
             f"{where}: must specify both ckpt_to_load_from and tensor_name_in_ckpt, or none of "
             f"them, got {ckpt_to_load_from!r} and {tensor_name_in_ckpt!r}."
         )
-    if initializer is not None and not (
-        callable(initializer) or isinstance(initializer, np.ndarray)
+    if not (
+        initializer is None
+        or callable(initializer)
+        or isinstance(initializer, np.ndarray | jax.Array)
     ):
         raise ValueError(
             f"{where}: initializer must be callable, (key, shape, dtype) -> array, or an array, "
@@ -405,12 +395,12 @@ def _checked_alike(columns: Any, where: str) -> list[Any]:
         _check_any_categorical(column, where)
     first = given[0]
     for column in given[1:]:
-        kinds = [type(_innermost(c)).__name__ for c in (first, column)]
-        if kinds[0] != kinds[1] or first.num_buckets != column.num_buckets:
+        kinds = [type(_innermost(c)) for c in (first, column)]
+        if kinds[0] is not kinds[1] or first.num_buckets != column.num_buckets:
             raise ValueError(
                 f"{where}: columns that share a table must have the same type and number of ids, "
-                f"but {first.name} is a {kinds[0]} of {first.num_buckets}, {column.name} a "
-                f"{kinds[1]} of {column.num_buckets}."
+                f"but {first.name} is a {kinds[0].__name__} of {first.num_buckets}, {column.name} "
+                f"a {kinds[1].__name__} of {column.num_buckets}."
             )
     return given
 

@@ -20,6 +20,7 @@ from feature_columns.columns import (
     Features,
     SequenceColumn,
     SequenceDenseColumn,
+    scopes_of,
 )
 
 
@@ -64,8 +65,9 @@ def input_layer(
     columns = checked_columns(feature_columns, "input_layer", _check_dense)
     with layers.layer_scope("input_layer", name):
         parts = []
+        scopes = scopes_of(column.scope for column in columns)
         for column in columns:
-            with est.variable_scope(column.scope):
+            with est.variable_scope(scopes[column.scope]):
                 parts.append(column.dense(features, trainable))
                 if cols_to_vars is not None:
                     cols_to_vars[column] = column.variables(trainable)

@@ -21,7 +21,7 @@ from feature_columns.columns import (
     SequenceColumn,
     SequenceDenseColumn,
     checked_count,
-    safe_name,
+    scopes_of,
 )
 from feature_columns.input_layer import check_same_size, checked_columns
 from feature_columns.lookup import check_combiner, combined
@@ -71,8 +71,11 @@ def linear_model(
     columns = checked_columns(feature_columns, "linear_model", _check_linear)
     with layers.layer_scope("linear_model", name):
         parts = []
+        weight_scopes = scopes_of(column.name for column in columns)
+        table_scopes = scopes_of(column.scope for column in columns)
         for column in columns:
-            part, used = _part(column, features, units, sparse_combiner, trainable)
+            scopes = (table_scopes[column.scope], weight_scopes[column.name])
+            part, used = _part(column, features, units, sparse_combiner, trainable, *scopes)
             parts.append(part)
             if cols_to_vars is not None:
                 cols_to_vars[column] = used
@@ -85,13 +88,19 @@ def linear_model(
 
 
 def _part(
-    column: Any, features: Features, units: int, sparse_combiner: str, trainable: bool
+    column: Any,
+    features: Features,
+    units: int,
+    sparse_combiner: str,
+    trainable: bool,
+    table_scope: str,
+    weight_scope: str,
 ) -> tuple[jax.Array, list[jax.Array]]:
     """Returns a column's share of the result, and its variables."""
 
     def weights(rows: int) -> jax.Array:
         zeros = jax.nn.initializers.zeros
-        with est.variable_scope(safe_name(column.name)):
+        with est.variable_scope(weight_scope):
             return est.get_variable("weights", (rows, units), zeros, trainable=trainable)
 
     if isinstance(column, CategoricalColumn):
@@ -99,7 +108,7 @@ def _part(
         ids, factors = column.ids(features, strict=True), column.weights(features)
         prune = sparse_combiner != "sum"
         return combined(table, ids, factors, sparse_combiner, prune=prune), [table]
-    with est.variable_scope(column.scope):
+    with est.variable_scope(table_scope):
         values, used = column.dense(features, trainable), column.variables(trainable)
     kernel = weights(values.shape[1])
     return values @ kernel, [*used, kernel]

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import estimator as est
+from feature_columns.cells import as_float32, as_numbers, exact_float32
 from feature_columns.columns import (
     ColumnRecipe,
     DenseColumn,
@@ -24,8 +25,8 @@ from feature_columns.columns import (
     feature,
     raw_paths,
 )
-from feature_columns.entries import as_floats, is_scipy_sparse
-from feature_columns.parse_spec import FixedLenFeature, ParseSpec
+from feature_columns.entries import is_scipy_sparse
+from feature_columns.parse_spec import FixedLenFeature, ParseSpec, checked_number
 
 Normalizer = Callable[[Any], Any]
 
@@ -72,19 +73,26 @@ class NumericColumn(DenseColumn):
             if self.default_value is None:
                 est.host_check(value, NoMissingNumbers(self.key))
             value = self._shaped(jnp.asarray(value))
-            if self.default_value is not None:
+            if self.default_value is not None and jnp.issubdtype(value.dtype, jnp.floating):
                 default = jnp.asarray(self.default_value, value.dtype)
                 value = jnp.where(jnp.isnan(value), default, value)
         else:
-            value = est.host_feature(NumericValues(self, raw_paths(self, features)))
+            exact = self.normalizer_fn is not None
+            column = dataclasses.replace(self, normalizer_fn=None)
+            paths = raw_paths(self.keys, features, self.where)
+            value = est.host_feature(NumericValues(column, paths, exact))
         return self._normalized(value, jnp)
 
     def host_dense(self, raw: Mapping[str, Any]) -> np.ndarray:
         """Returns floats of shape `(batch, product of shape)` of a raw batch, on the host."""
-        return self._normalized(self.host_values(raw), np)
+        values = self.host_values(raw)
+        if values.dtype.kind == "f":  # as on the device
+            exact = self.normalizer_fn is not None
+            values = exact_float32(values, self.where) if exact else as_float32(values)
+        return self._normalized(values, np)
 
     def host_values(self, raw: Mapping[str, Any]) -> np.ndarray:
-        """Returns the raw numbers, float32 of shape `(batch, *shape)`, on the host.
+        """Returns the raw numbers, floats or integers of shape `(batch, *shape)`, on the host.
 
         Raises:
             ValueError: if the feature is sparse, a value is missing, or there are not as many in
@@ -100,11 +108,13 @@ class NumericColumn(DenseColumn):
             )
         if is_scipy_sparse(value):
             value = value.toarray()
-        values = self._shaped(as_floats(value, where))
+        values = self._shaped(as_numbers(value, where))
         if self.default_value is None:
             NoMissingNumbers(self.key)(values)
             return values
-        return np.where(np.isnan(values), np.asarray(self.default_value, np.float32), values)
+        if values.dtype.kind in "biu":
+            return values
+        return np.where(np.isnan(values), np.asarray(self.default_value, values.dtype), values)
 
     @property
     def where(self) -> str:
@@ -112,24 +122,22 @@ class NumericColumn(DenseColumn):
         return f"numeric_column({self.key})"
 
     def _shaped(self, value: Any) -> Any:
+        """Returns values as `(batch, *shape)`, whatever shape of that size each example has."""
         if value.ndim == 0:
             raise ValueError(
                 f"{self.where}: the feature is a single number, of shape (); wanted is one value "
                 "for each example: [3.0], not 3.0."
             )
-        batch = value.shape[0]
-        fitting = [(batch, *self.shape)] + ([(batch,)] if self.width == 1 else [])
-        if value.shape not in fitting:
+        if math.prod(value.shape[1:]) != self.width:
             raise ValueError(
                 f"{self.where}: the feature has shape {value.shape}, wanted "
                 f"{('batch', *self.shape)}. Give the column shape={value.shape[1:]}, or reshape "
                 "the feature."
             )
-        return value.reshape(batch, *self.shape)
+        return value.reshape(value.shape[0], *self.shape)
 
     def _normalized(self, value: Any, xp: Any) -> Any:
         """Returns rows of what the normalizer makes of values; `xp`: numpy or jax.numpy."""
-        value = value.astype(jax.dtypes.canonicalize_dtype(self.dtype))
         rows = len(value)
         if self.normalizer_fn is not None:
             value = xp.asarray(self.normalizer_fn(value))
@@ -145,6 +153,7 @@ class NumericColumn(DenseColumn):
 class NumericValues(ColumnRecipe):
     """The numbers of a feature that holds no plain array, one row for each example."""
 
+    exact: bool
     dtype = np.dtype(np.float32)
 
     @property
@@ -153,8 +162,13 @@ class NumericValues(ColumnRecipe):
         return ("batch", *self.column.shape)
 
     def __call__(self, features: Any, labels: Any) -> np.ndarray:
-        """Returns float32 of shape `(batch, *shape)`."""
-        return np.asarray(self.column.host_values(self.raw(features, labels)))
+        """Returns float32 of shape `(batch, *shape)`.
+
+        Raises:
+            OverflowError: if `exact`, and float32 cannot hold an integer.
+        """
+        values = self.column.host_values(self.raw(features, labels))
+        return exact_float32(values, self.column.where) if self.exact else as_float32(values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +204,7 @@ def numeric_column(
         shape: the shape of one example.
         default_value: stands in for what is missing: one number, or one for each value of the
             shape; None: a missing value is an error (in an array of JAX's it is not looked for).
-        dtype: the numpy dtype that the normalizer sees, float32 by default.
+        dtype: the numpy dtype of the feature in a serialised example.
         normalizer_fn: a function of the traced array, of shape `(batch, *shape)`, that keeps the
             shape; inside a cross it is given a numpy array.
 
@@ -204,14 +218,22 @@ def numeric_column(
     return NumericColumn(
         key,
         sizes,
-        _checked_default(default_value, sizes, where),
+        checked_default(default_value, sizes, where),
         checked_number(dtype, where),
         checked_normalizer(normalizer_fn, where),
     )
 
 
-def _checked_default(default: Any, sizes: tuple[int, ...], where: str) -> Any:
-    """Returns a default value as data: None, a number, or tuples of numbers of the shape."""
+def checked_default(default: Any, sizes: tuple[int, ...], where: str) -> Any:
+    """Returns a default value as data: None, a number, or tuples of numbers of the shape.
+
+    >>> checked_default([1, 2], (2,), "doc"), checked_default(0.5, (2,), "doc")
+    ((1, 2), 0.5)
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it has another shape.
+    """
     if default is None:
         return None
     array = np.asarray(default)
@@ -248,20 +270,6 @@ def checked_shape(shape: Any, where: str) -> tuple[int, ...]:
     if any(size < 1 for size in sizes):
         raise ValueError(f"{where}: shape must be positive, got {sizes}.")
     return tuple(int(size) for size in sizes)
-
-
-def checked_number(dtype: Any, where: str) -> np.dtype:
-    """Returns a dtype of numbers.
-
-    Raises:
-        TypeError: if it is another.
-    """
-    made = np.dtype(dtype)
-    if made.kind not in "biuf":
-        raise TypeError(
-            f"{where}: dtype must be one of numbers, convertible to float, got {dtype!r}."
-        )
-    return made
 
 
 def checked_normalizer(normalizer_fn: Any, where: str) -> Normalizer | None:

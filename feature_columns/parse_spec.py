@@ -82,3 +82,23 @@ def string_or_integer(dtype: Any, where: str) -> np.dtype:
     if made.kind not in "iu":
         raise ValueError(f"{where}: dtype must be string or integer, got {dtype!r}.")
     return made
+
+
+def checked_number(dtype: Any, where: str) -> np.dtype:
+    """Returns a dtype of numbers.
+
+    >>> checked_number(np.int64, "doc")
+    dtype('int64')
+
+    Raises:
+        TypeError: if it is another.
+    """
+    try:
+        made = np.dtype(dtype)
+    except TypeError:
+        made = np.dtype(object)
+    if made.kind not in "biuf":
+        raise TypeError(
+            f"{where}: dtype must be one of numbers, convertible to float, got {dtype!r}."
+        )
+    return made

@@ -68,13 +68,16 @@ class SequenceCategoricalColumn(SequenceColumn):
         """That of the categorical column."""
         return self.categorical_column.parse_spec
 
-    def host_lengths(self, raw: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
+    def host_lengths(self, raw: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Returns how many steps each row has, int32; a value without an id is a step, too."""
-        return row_lengths(self.categorical_column.host_values(raw)), True
+        lengths = row_lengths(self.categorical_column.host_values(raw))
+        return lengths, np.full(len(lengths), True)
 
     def ids(self, features: Features, strict: bool = False) -> jax.Array:
         """Returns int32 of shape `(batch, steps, count)` inside a model_fn; -1 is none."""
-        return est.host_feature(SequenceIds(self, raw_paths(self, features), strict))
+        paths = raw_paths(self.keys, features, self.where)
+        strict = strict and self.categorical_column.may_be_out_of_range
+        return est.host_feature(SequenceIds(self, paths, strict))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -85,11 +88,6 @@ class SequenceIds(ColumnRecipe):
     dtype = np.dtype(np.int32)
     dims = ("batch", "length", "count")
     fill = -1
-
-    @property
-    def variant(self) -> str:
-        """Tells the recipes of one column apart."""
-        return "Strict" if self.strict else ""
 
     def __call__(self, features: Any, labels: Any) -> np.ndarray:
         """Returns int32 of shape `(batch, steps, count)`; -1 is none."""

@@ -7,7 +7,8 @@ programs. `lengths` tells the true ones; what stands behind them never counts.
 """
 
 import dataclasses
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -17,15 +18,13 @@ import numpy as np
 import estimator as est
 from estimator import layers
 from feature_columns.columns import (
-    ColumnRecipe,
-    FeatureColumn,
     Features,
     SequenceColumn,
     SequenceDenseColumn,
     raw_paths,
+    scopes_of,
 )
 from feature_columns.input_layer import check_same_size, checked_columns
-from feature_columns.parse_spec import ParseSpec, merged_specs
 
 
 def sequence_input_layer(
@@ -63,12 +62,15 @@ def sequence_input_layer(
     columns = checked_columns(feature_columns, "sequence_input_layer", _check_sequence)
     with layers.layer_scope("sequence_features", name):
         parts = []
+        scopes = scopes_of(column.scope for column in columns)
         for column in columns:
-            with est.variable_scope(column.scope):
+            with est.variable_scope(scopes[column.scope]):
                 parts.append(column.sequence(features, trainable))
     check_same_size("sequence_input_layer", columns, parts)
-    sources = SequenceColumns(tuple(column.source for column in columns))
-    lengths = est.host_feature(SequenceLengths(sources, raw_paths(sources, features)))
+    sources = tuple(column.source for column in columns)
+    keys = [key for source in sources for key in source.keys]
+    paths = raw_paths(keys, features, "sequence_input_layer")
+    lengths = est.host_feature(SequenceLengths(sources, paths))
     steps = max(part.shape[1] for part in parts)
     filled = [_filled(column, part, steps) for column, part in zip(columns, parts, strict=True)]
     return jnp.concatenate(filled, axis=2), lengths
@@ -102,38 +104,22 @@ def concatenate_context_input(context_input: Any, sequence_input: Any) -> jax.Ar
 
 
 @dataclasses.dataclass(frozen=True)
-class SequenceColumns(FeatureColumn):
-    """The columns of one sequence input layer, which agree on the lengths."""
-
-    columns: tuple[SequenceColumn, ...]
-
-    @property
-    def name(self) -> str:
-        """The names of the columns."""
-        return "+".join(column.name for column in self.columns)
-
-    @property
-    def where(self) -> str:
-        """What error messages call it."""
-        return "sequence_input_layer"
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """All features of the columns."""
-        return tuple(dict.fromkeys(key for column in self.columns for key in column.keys))
-
-    @property
-    def parse_spec(self) -> ParseSpec:
-        """Those of the columns."""
-        return merged_specs([column.parse_spec for column in self.columns], self.name)
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class SequenceLengths(ColumnRecipe):
+class SequenceLengths(est.HostRecipe):
     """The lengths that the columns of a sequence input layer agree on."""
 
+    may_hold_functions = True
+
+    columns: tuple[SequenceColumn, ...]
+    paths: Mapping[str, tuple[Any, ...]]
     dtype = np.dtype(np.int32)
     dims = ("batch",)
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Names the columns, and tells them from others of their names."""
+        moved = {key: path for key, path in self.paths.items() if path != ("features", key)}
+        columns = ", ".join(f"{column.name}-{column.digest}" for column in self.columns)
+        return f"SequenceLengths({columns}{moved or ''})"
 
     def __call__(self, features: Any, labels: Any) -> np.ndarray:
         """Returns int32 of shape `(batch,)`.
@@ -141,21 +127,23 @@ class SequenceLengths(ColumnRecipe):
         Raises:
             ValueError: if two columns have different lengths in one row.
         """
-        raw = self.raw(features, labels)
-        found = [(column.name, *column.host_lengths(raw)) for column in self.column.columns]
-        certain = [(name, lengths) for name, lengths, is_certain in found if is_certain]
-        known, lengths = certain[0] if certain else found[0][:2]
-        for name, others, is_certain in found:
-            # A dense array of numbers may be padded: it is long enough, and no more is known.
-            wrong = others != lengths if is_certain else others < lengths
-            if wrong.any():
-                row = int(np.argmax(wrong))
-                raise ValueError(
-                    f"sequence_input_layer: the sequences of one example must have one length, but "
-                    f"in row {row} {known} has {lengths[row]} steps and {name} {others[row]}. Cut "
-                    "or fill one of them in input_fn."
-                )
-        return np.asarray(lengths, np.int32)
+        raw = {key: est.raw_value(path, features, labels) for key, path in self.paths.items()}
+        found = [column.host_lengths(raw) for column in self.columns]
+        lengths, certain = (np.stack(arrays) for arrays in zip(*found, strict=True))
+        # A row that may be padded is long enough; where all may be, they must be equally long.
+        first = certain.argmax(0)
+        agreed = np.take_along_axis(lengths, first[None], axis=0)
+        exact = certain | ~certain.any(0)
+        wrong = np.where(exact, lengths != agreed, lengths < agreed)
+        if wrong.any():
+            column, row = (int(i) for i in np.argwhere(wrong)[0])
+            names = [self.columns[i].name for i in (first[row], column)]
+            raise ValueError(
+                "sequence_input_layer: the sequences of one example must have one length, but in "
+                f"row {row} {names[0]} has {agreed[0, row]} steps and {names[1]} "
+                f"{lengths[column, row]}. Cut or fill one of them in input_fn."
+            )
+        return np.asarray(agreed[0], np.int32)
 
 
 def _filled(column: SequenceDenseColumn, part: jax.Array, steps: int) -> jax.Array:

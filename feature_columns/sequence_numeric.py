@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import estimator as est
+from feature_columns.cells import as_float32, as_numbers, exact_float32
 from feature_columns.columns import (
     ColumnRecipe,
     Features,
@@ -22,14 +23,14 @@ from feature_columns.columns import (
     checked_key,
     raw_paths,
 )
-from feature_columns.entries import Entries, entries, floats, row_lengths
+from feature_columns.entries import Entries, entries, row_lengths
 from feature_columns.numeric import (
     Normalizer,
+    checked_default,
     checked_normalizer,
-    checked_number,
     checked_shape,
 )
-from feature_columns.parse_spec import ParseSpec, VarLenFeature
+from feature_columns.parse_spec import ParseSpec, VarLenFeature, checked_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,28 +73,46 @@ class SequenceNumericColumn(SequenceColumn, SequenceDenseColumn):
         """What the steps after a sequence's end hold."""
         return self.default_value
 
-    def host_lengths(self, raw: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
-        """Returns how many steps each row has, int32; of a full dense array it is not certain."""
+    def host_lengths(self, raw: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns how many steps each row has, int32, and where that is certain.
+
+        What is missing at the end of a row is padding. So may be the numbers at the end of a row
+        of a dense array.
+        """
         found = self._entries(raw)
+        if found.stored:
+            lengths = row_lengths(found)
+        else:
+            lengths = row_lengths(found.kept(~np.isnan(found.values)))
         value = raw[self.key]
         dense = isinstance(value, np.ndarray | jax.Array) and value.dtype != object
-        return row_lengths(found), found.index is not None or not dense
+        return lengths, np.logical_or(not dense, lengths < found.shape[1])
 
-    def host_steps(self, raw: Mapping[str, Any]) -> np.ndarray:
-        """Returns float32 of shape `(batch, steps, width)`; NaN where there is no value."""
-        placed = self._entries(raw).placed(np.nan, np.float32)
+    def host_steps(self, raw: Mapping[str, Any], exact: bool = False) -> np.ndarray:
+        """Returns float32 of shape `(batch, steps, width)`; NaN where there is no value.
+
+        Args:
+            raw: the raw features by key.
+            exact: whether an integer that float32 cannot hold is an error.
+        """
+        found = self._entries(raw)
+        where = f'{self.where}: the feature "{self.key}"'
+        values = exact_float32(found.values, where) if exact else as_float32(found.values)
+        placed = found.with_values(values).placed(np.nan, np.float32)
         return placed if placed.ndim == 3 else placed[..., None]
 
     def sequence(self, features: Features, trainable: bool = True) -> jax.Array:
         """Returns floats of shape `(batch, steps, width)` inside a model_fn."""
         del trainable
-        value = est.host_feature(SequenceValues(self, raw_paths(self, features)))
+        exact = self.normalizer_fn is not None
+        column = dataclasses.replace(self, normalizer_fn=None, default_value=0.0)
+        paths = raw_paths(self.keys, features, self.where)
+        value = est.host_feature(SequenceValues(column, paths, exact))
         missing = jnp.isnan(value)
         value = jnp.where(missing, self.default_value, value)
         if self.normalizer_fn is None:
             return value
         batch, steps, _ = shape = value.shape
-        value = value.astype(jax.dtypes.canonicalize_dtype(self.dtype))
         made = jnp.asarray(self.normalizer_fn(value.reshape(batch, steps, *self.shape)))
         if made.size != value.size:
             raise ValueError(
@@ -109,16 +128,21 @@ class SequenceNumericColumn(SequenceColumn, SequenceDenseColumn):
 
     def _entries(self, raw: Mapping[str, Any]) -> Entries:
         """Returns the values by row and step, and by place in a step where it has several."""
+        feature = raw[self.key]
+        made: Entries = est.once_a_batch(
+            feature, (SequenceNumericColumn, self.shape), lambda: self._read(feature)
+        )
+        return made
+
+    def _read(self, value: Any) -> Entries:
         where = f'{self.where}: the feature "{self.key}"'
-        value = raw[self.key]
         if isinstance(value, np.ndarray | jax.Array) and value.ndim > 3:
             value = np.asarray(value)
             if value.shape[2:] != self.shape:
                 raise self._misfit(value.shape, where)
             value = value.reshape(*value.shape[:2], self.width)
-        found = floats(entries(value, where), where)
-        if not found.stored:
-            found = found.kept(~np.isnan(found.values))
+        found = entries(value, where)
+        found = found.with_values(as_numbers(found.values, where))
         if len(found.shape) == 3:
             if found.shape[2] == 0:  # every step is empty
                 nowhere = tuple(np.zeros((3, 0), np.int64))
@@ -148,6 +172,7 @@ class SequenceNumericColumn(SequenceColumn, SequenceDenseColumn):
 class SequenceValues(ColumnRecipe):
     """The numbers of a sequence numeric column, one row of steps for each example."""
 
+    exact: bool
     dtype = np.dtype(np.float32)
     fill = np.nan
 
@@ -158,7 +183,7 @@ class SequenceValues(ColumnRecipe):
 
     def __call__(self, features: Any, labels: Any) -> np.ndarray:
         """Returns float32 of shape `(batch, steps, width)`; NaN where there is no value."""
-        return np.asarray(self.column.host_steps(self.raw(features, labels)))
+        return self.column.host_steps(self.raw(features, labels), self.exact)
 
 
 def sequence_numeric_column(
@@ -176,23 +201,25 @@ def sequence_numeric_column(
 
     Args:
         key: the name of the feature: ragged rows of numbers, or of steps of numbers; a dense array
-            of shape `(batch, steps, *shape)`; or a sparse one. `None` and NaN are missing.
+            of shape `(batch, steps, *shape)`; or a sparse one. `None` and NaN are missing; at the
+            end of a row they are no steps.
         shape: the shape of one step.
         default_value: stands where there is no value: what is missing, and the steps after the end.
-        dtype: the numpy dtype that the normalizer sees.
-        normalizer_fn: a function of the traced array, of shape `(batch, steps, *shape)`, that keeps
-            the shape.
+        dtype: the numpy dtype of the feature in a serialised example.
+        normalizer_fn: a function of each value by itself, given the traced array of shape
+            `(batch, steps, *shape)`, padding and all. The default value is not normalised.
 
     Raises:
         ValueError: if the key is no string, or the shape has a dimension below 1.
-        TypeError: if the dtype is not one of numbers, or the normalizer cannot be called.
+        TypeError: if the dtype is not one of numbers, the default is no number, or the normalizer
+            cannot be called.
     """
     checked_key(key, "sequence_numeric_column")
     where = f"sequence_numeric_column({key})"
     return SequenceNumericColumn(
         key,
         checked_shape(shape, where),
-        float(default_value),
+        checked_default(default_value, (), where),
         checked_number(dtype, where),
         checked_normalizer(normalizer_fn, where),
     )

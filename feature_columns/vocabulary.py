@@ -246,14 +246,15 @@ def _word(word: Any, dtype: np.dtype, where: str) -> Any:
     )
 
 
-def _checked_unknown(default: int, buckets: int, size: int, where: str) -> tuple[int, int]:
+def _checked_unknown(default: Any, buckets: int, size: int, where: str) -> tuple[int, int]:
     buckets = checked_count(buckets, "num_oov_buckets", where, least=0)
     if buckets and default != -1:
         raise ValueError(
             f"{where}: can't specify both num_oov_buckets={buckets} and default_value={default}. "
             "A word that is not in the vocabulary has one id: give one of the two."
         )
-    if not -1 <= default < size:
+    whole = isinstance(default, int | np.integer) and not isinstance(default, bool)
+    if not whole or not -1 <= default < size:
         raise ValueError(
             f"{where}: default_value must be the id of a word, in [0, {size}), or -1 for none, "
             f"got {default!r}."

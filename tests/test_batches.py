@@ -223,6 +223,8 @@ def test_numbers_go_to_the_device_in_the_dtype_that_jax_uses(leaf, dtype, ndim):
         ({"city": ["a", "b"]}, np.zeros(3), r"labels has length 3, the features \[2\]"),
         ({"a": F4}, ["x", "y"], r"labels has length 2, the features \[4\]"),
         (F4, F4[:0], r"labels has length 0, the features \[4\]"),
+        ({"a": SPARSE}, [1, 2, 3], r"labels has length 3, the features \[2\]"),
+        ({"a": F4}, SPARSE, r"labels has length 2, the features \[4\]"),
         ({"a": RAGGED}, [1, 2, 3], r"labels has length 3, the features \[2\]"),
     ],
 )
@@ -238,7 +240,6 @@ def test_labels_of_another_length_are_refused_naming_both(features, labels, mess
         ({"n": np.float32(3)}, np.zeros(4)),
         ({"a": F4}, np.float32(1)),
         ({"a": F4, "b": F4[:2]}, F4[:2]),
-        ({"a": F4}, SPARSE),
         ({}, np.zeros(4)),
     ],
 )
