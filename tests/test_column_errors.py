@@ -62,6 +62,11 @@ FACTORIES = [
     (lambda: fc.categorical_column_with_vocabulary_file("a", "none.txt"), "no vocabulary_file 'no"),
     (lambda: fc.crossed_column(["a"], 9), r"list with length > 1, got \['a'\]"),
     (lambda: fc.crossed_column("ab", 9), "list with length > 1, got 'ab'"),
+    (lambda: fc.crossed_column(iter(["a"]), 9), "list with length > 1"),
+    (lambda: fc.categorical_column_with_identity("a", 3, 1.5), "default_value must be an int"),
+    (lambda: fc.categorical_column_with_vocabulary_list("a", ["x"], None, None), "id of a word"),
+    (lambda: fc.sequence_numeric_column("x", default_value="x"), "default_value must be a number"),
+    (lambda: fc.weighted_categorical_column(IDS, "w", "foo"), "dtype must be one of numbers"),
     (lambda: fc.crossed_column(["a", HASHED], 9), 'hashed twice.*give "word" in its place'),
     (lambda: fc.crossed_column(["a", UNWEIGHTED], 9), "weighted column cannot be crossed.*'id'"),
     (lambda: fc.crossed_column(["a", AGE], 9), "names of features or categorical columns, got Num"),
@@ -133,6 +138,10 @@ LAYERS = [
     (
         of(fc.indicator_column(WORD), word=est.SparseTensor([[0, 0]], ["a", "b"], (1, 2))),
         r"indices of shape \(1, 2\), 2 values",
+    ),
+    (
+        of(fc.indicator_column(WORD), word=est.SparseTensor([[0, 1]] * 2, ["a", "b"], (1, 2))),
+        r"two values at \[0, 1\]; a place holds one",
     ),
     (
         of(fc.indicator_column(WORD), word=est.SparseTensor([[0, 2]], ["a"], (1, 2))),

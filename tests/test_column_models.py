@@ -273,3 +273,126 @@ def test_columns_answer_the_same_on_several_devices(model_dir, devices):
 
 
 TABLES = {}
+
+
+def test_names_that_look_alike_in_a_scope_have_variables_of_their_own():
+    names = ["größe", "grüße", "a b", "a_b", "/a b"]
+    columns = [fc.categorical_column_with_identity(name, 3) for name in names]
+    features = {name: np.array([1]) for name in names}
+
+    def net(features):
+        embedded = [fc.embedding_column(column, 2) for column in columns]
+        return fc.input_layer(features, embedded), fc.linear_model(features, columns)
+
+    variables = est.preview(net, features)[1]
+    tables = ["a_b", "a_b_1", "a_b_2", "gr__e", "gr__e_1"]
+    weights = [f"linear_model/{name}/weights" for name in tables]
+    tables = ["a_b_embedding", "a_b_embedding_1", "a_b_embedding_2"]
+    tables = [*tables, "gr__e_embedding", "gr__e_embedding_1"]
+    tables = [f"input_layer/{name}/embedding_weights" for name in tables]
+    assert sorted(variables) == sorted([*tables, *weights, "linear_model/bias_weights"])
+
+
+def test_integers_keep_their_digits_until_the_normalizer_has_seen_them():
+    def since(t):
+        return t - 1_600_000_000
+
+    start = fc.numeric_column("t", normalizer_fn=since, default_value=1_600_000_000)
+    plain, gaps = np.array([1_600_000_005, 1_600_000_007]), [1_600_000_005, None]
+    assert est.preview(lambda f: fc.input_layer(f, start), {"t": plain})[0].tolist() == [[5], [7]]
+    buckets = fc.bucketized_column(start, [3, 6])
+    assert buckets.host_ids({"t": plain}).values.tolist() == [1, 2]
+    for column in (start, fc.sequence_numeric_column("t", normalizer_fn=since)):
+        sequence = not isinstance(column, type(start))
+        layer = fc.sequence_input_layer if sequence else fc.input_layer
+        with pytest.raises(OverflowError, match="holds 1600000005, which float32 cannot hold"):
+            est.preview(lambda f: layer(f, column), {"t": gaps})  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (np.float32([1.7, 2.2]), [1.7, 2.2]),
+        (np.array([300, -1]), [300, -1]),
+        (np.uint8([3, 255]), [3, 255]),
+        ([1.5, None], [1.5, -1]),
+        (np.float64([1e300, np.nan]), [np.inf, -1]),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint8])
+def test_the_dtype_of_a_numeric_column_changes_no_value(values, wanted, dtype):
+    column = fc.numeric_column("x", default_value=-1, dtype=dtype)
+    assert column.parse_spec["x"].dtype == dtype
+    made = est.preview(lambda f: fc.input_layer(f, column), {"x": values})[0]
+    np.testing.assert_allclose(made[:, 0], wanted)
+
+
+def test_an_example_may_have_any_shape_of_the_columns_size():
+    features = {"x": np.arange(8.0).reshape(2, 2, 2), "y": np.ones((2, 1, 1))}
+    columns = [fc.numeric_column("x", 4), fc.numeric_column("y")]
+    made = est.preview(lambda f: fc.input_layer(f, columns), features)[0]
+    assert made.tolist() == [[0, 1, 2, 3, 1], [4, 5, 6, 7, 1]]
+
+
+def test_columns_that_are_made_anew_are_the_same_columns():
+    def columns():
+        scale = 10
+        raw = fc.numeric_column("age", normalizer_fn=lambda x: x / scale)
+        return fc.crossed_column([fc.bucketized_column(raw, [2.0]), "word"], 30)
+
+    def other(scale):
+        raw = fc.numeric_column("age", normalizer_fn=lambda x: x / scale)
+        return fc.crossed_column([fc.bucketized_column(raw, [2.0]), "word"], 30)
+
+    assert columns() == columns()
+    assert columns().digest == columns().digest
+    assert other(1) != other(2)
+    assert other(1).digest != other(2).digest
+
+    def net(features):
+        layers = [fc.input_layer(features, fc.indicator_column(columns())) for _ in range(2)]
+        others = [fc.linear_model(features, other(scale)) for scale in (1, 2)]
+        return layers, others
+
+    features = {"age": np.float32([10, 30]), "word": ["a", "b"]}
+    (first, second), _ = est.preview(net, features)[0]
+    np.testing.assert_array_equal(first, second)
+
+
+def test_different_normalizers_of_one_feature_share_what_the_host_makes():
+    columns = [
+        fc.numeric_column("x", normalizer_fn=f, default_value=1) for f in (jnp.log1p, jnp.sqrt)
+    ]
+
+    def net(features):
+        return [fc.input_layer(features, column) for column in columns]
+
+    log, root = est.preview(net, {"x": [3.0, None]})[0]
+    np.testing.assert_allclose(log[:, 0], np.log1p([3, 1]), rtol=1e-6)
+    np.testing.assert_allclose(root[:, 0], np.sqrt([3, 1]), rtol=1e-6)
+
+
+LENGTHS = [
+    ({"x": np.ones((1, 5)), "y": [[1.0, 2.0, 3.0]]}, 3),
+    ({"x": np.float32([[1, np.nan, 3, 0, 0]]), "y": [[1.0, 2.0, 3.0]]}, 3),
+    ({"x": np.float32([[1, 2, 3, np.nan, np.nan]]), "y": np.ones((1, 4))}, 3),
+    ({"x": np.ones((1, 4)), "y": np.ones((1, 4))}, 4),
+    ({"x": np.ones((1, 3)), "y": np.ones((1, 5))}, "x has 3 steps and y 5"),
+    ({"x": np.ones((1, 5)), "y": np.ones((1, 3))}, "x has 5 steps and y 3"),
+    ({"x": np.ones((1, 2)), "y": [[1.0, 2.0, 3.0]]}, "y has 3 steps and x 2"),
+    ({"x": np.float32([[1, np.nan]]), "y": [[1.0, 2.0]]}, "x has 1 steps and y 2"),
+]
+
+
+@pytest.mark.parametrize(("features", "wanted"), LENGTHS)
+def test_a_dense_array_is_as_long_as_the_others_say(features, wanted):
+    columns = [fc.sequence_numeric_column(key) for key in ("x", "y")]
+
+    def net(features):
+        return fc.sequence_input_layer(features, columns)
+
+    if isinstance(wanted, int):
+        assert est.preview(net, features)[0][1].tolist() == [wanted]
+        return
+    with pytest.raises(ValueError, match=f"in row 0 {wanted}"):
+        est.preview(net, features)

@@ -218,6 +218,15 @@ def test_rows_of_different_lengths_become_an_array_of_lists():
     assert [batch["tags"].tolist() for batch in batches] == [tags[:3], tags[3:]]
 
 
+def test_what_is_missing_among_strings_stays_missing():
+    batch = numpy_input_fn({"town": ["Rome", None, float("nan")]}, batch_size=3, shuffle=False)()
+    town = next(batch)["town"]
+    assert town.dtype == object
+    assert town[0] == "Rome"
+    assert town[1] is None
+    assert np.isnan(town[2])
+
+
 def test_the_arguments_of_tf_queues_are_accepted():
     given = numpy_input_fn(AGES, None, 2, 1, False, None, 4)()
     assert rows_of(given) == [[20, 21], [22, 23], [24]]
