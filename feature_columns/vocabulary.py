@@ -200,8 +200,8 @@ def categorical_column_with_vocabulary_file(
         file_format: `"text"`, the only one.
 
     Raises:
-        ValueError: if there is no such file, it has fewer lines than `vocabulary_size` or names a
-            word twice, or both a default and buckets are given.
+        ValueError: if there is no such file, it is empty, or both a default and buckets are given;
+            with the first batch, if it has fewer lines than `vocabulary_size` or a word twice.
     """
     where = f"categorical_column_with_vocabulary_file({key})"
     checked_key(key, "categorical_column_with_vocabulary_file")
