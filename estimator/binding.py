@@ -262,11 +262,14 @@ def _why_unavailable(path: str, kind: ArrayLeaf | HostLeaf) -> str:
         )
     what = f"{path} holds {kind.holds}, which stay on the host: JAX computes with numbers."
     if path.startswith("labels"):
-        return f"{what} Ask for ids with estimator.host_feature(recipe): it is given raw labels."
+        return (
+            f"{what} Make numbers of them in input_fn, or ask for ids with "
+            "estimator.host_feature(recipe): it is given raw labels."
+        )
     return (
         f"{what} Give it to a feature column (categorical_column_with_vocabulary_list or "
         "_with_hash_bucket inside indicator_column or embedding_column), or to "
-        "estimator.host_feature."
+        "estimator.host_feature. (predict keeps the order of rows: zip its answers with them.)"
     )
 
 

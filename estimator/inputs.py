@@ -338,7 +338,15 @@ def _columns(name: str, frame: Any) -> dict[Any, Array]:
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()].unique().tolist()
         raise ValueError(f"{name} has more than one column named {twice}: rename them.")
-    return {column: np.array(frame[column]) for column in frame.columns}
+    return {column: _values(frame[column]) for column in frame.columns}
+
+
+def _values(series: Any) -> Array:
+    """Returns a column as an array; integers with gaps stay integers, in an array of objects."""
+    array = np.array(series)
+    if array.dtype.kind == "f" and series.dtype.kind in "iu":
+        return np.array(series.array, object)
+    return array
 
 
 def _table(x: Any, y: Any) -> tuple[Arrays, Arrays | None]:
@@ -361,7 +369,10 @@ def _arrays(name: str, value: Any) -> Arrays:
 
 def _array(name: str, value: Any, wanted: str) -> Array:
     if not isinstance(value, list | tuple | _SupportsArray) or isinstance(value, SparseTensor):
-        raise TypeError(f"{name} must be {wanted}; got {type(value).__name__}.")
+        raise TypeError(
+            f"{name} must be {wanted}; got {type(value).__name__}. (Rows of different lengths may "
+            "be lists; sparse batches come from an input_fn of your own.)"
+        )
     try:
         array = np.asarray(value)
     except ValueError:  # rows of different lengths

@@ -179,7 +179,14 @@ def first_value(
         value = recipe.initializer.value(root, trees)
     else:
         key = fold_name(root, recipe.name)
-        value = recipe.initializer(key, recipe.shape, recipe.dtype)
+        try:
+            value = recipe.initializer(key, recipe.shape, recipe.dtype)
+        except TypeError as error:
+            error.add_note(
+                f"This is the initializer of {recipe.describe()}, called as JAX's are: "
+                "initializer(key, shape, dtype)."
+            )
+            raise
     if jnp.shape(value) != recipe.shape:
         raise ValueError(
             f"The initializer of {recipe.describe()} made an array of shape {jnp.shape(value)}. "

@@ -227,9 +227,9 @@ class CategoryWeights(ColumnRecipe):
             row = int(np.concatenate([at_ids[lacking], at_weights[idle]]).min()) // width
             counts = [int((x.positions[0] == row).sum()) for x in (weights, ids)]
             raise ValueError(
-                f"{where} of {column.name} do not fit: row {row} has {counts[0]} weights for "
-                f"{counts[1]} ids, or in other places. Give one weight for each value, in the form "
-                "that the values have."
+                f"{where} of {column.name} do not fit: row {row} has {counts[0]} weights (None and "
+                f"NaN are none) for {counts[1]} ids, or in other places. Give one weight for each "
+                "value, in the form that the values have."
             )
         values = weights.values[np.searchsorted(at_weights, at_ids)]
         return ids.with_values(values).placed(0.0, np.float32)

@@ -140,7 +140,7 @@ class NumericColumn(DenseColumn):
         """Returns rows of what the normalizer makes of values; `xp`: numpy or jax.numpy."""
         rows = len(value)
         if self.normalizer_fn is not None:
-            value = xp.asarray(self.normalizer_fn(value))
+            value = xp.asarray(normalized(self.normalizer_fn, value, self.where))
             if value.size != rows * self.width:
                 raise ValueError(
                     f"{self.where}: normalizer_fn made an array of shape {value.shape} of one of "
@@ -270,6 +270,18 @@ def checked_shape(shape: Any, where: str) -> tuple[int, ...]:
     if any(size < 1 for size in sizes):
         raise ValueError(f"{where}: shape must be positive, got {sizes}.")
     return tuple(int(size) for size in sizes)
+
+
+def normalized(normalizer_fn: Normalizer, value: Any, where: str) -> Any:
+    """Returns what a normalizer makes of an array; where it uses numpy, the error says so."""
+    try:
+        return normalizer_fn(value)
+    except jax.errors.JAXTypeError as error:
+        error.add_note(
+            f"{where}: normalizer_fn is given a traced array. Use jax.numpy in it, jnp.log1p for "
+            "example, in place of numpy and Python's own functions."
+        )
+        raise
 
 
 def checked_normalizer(normalizer_fn: Any, where: str) -> Normalizer | None:

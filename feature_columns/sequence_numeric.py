@@ -29,6 +29,7 @@ from feature_columns.numeric import (
     checked_default,
     checked_normalizer,
     checked_shape,
+    normalized,
 )
 from feature_columns.parse_spec import ParseSpec, VarLenFeature, checked_number
 
@@ -113,7 +114,8 @@ class SequenceNumericColumn(SequenceColumn, SequenceDenseColumn):
         if self.normalizer_fn is None:
             return value
         batch, steps, _ = shape = value.shape
-        made = jnp.asarray(self.normalizer_fn(value.reshape(batch, steps, *self.shape)))
+        value = value.reshape(batch, steps, *self.shape)
+        made = jnp.asarray(normalized(self.normalizer_fn, value, self.where))
         if made.size != value.size:
             raise ValueError(
                 f"{self.where}: normalizer_fn made an array of shape {made.shape} of one of shape "

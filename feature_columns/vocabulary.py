@@ -14,7 +14,7 @@ import gzip
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,7 @@ class VocabularyListColumn(VocabularyColumn):
         more = [f"... {self.size} words"] if self.size > _SHOWN else []
         return (
             f"VocabularyListColumn(key={self.key!r}, vocabulary_list=({', '.join(words + more)}), "
-            f"dtype={self.dtype}, default_value={self.default_value}, "
+            f"dtype={self.dtype!r}, default_value={self.default_value}, "
             f"num_oov_buckets={self.num_oov_buckets})"
         )
 
@@ -150,7 +150,7 @@ def categorical_column_with_vocabulary_list(
 
     Args:
         key: the name of the feature; `""` and `None`, or -1, are missing.
-        vocabulary_list: strings, or integers, without duplicates.
+        vocabulary_list: strings, or integers, in the order of their ids, without duplicates.
         dtype: `str`, or a numpy dtype of integers; None: that of the words.
         default_value: the id of words that are not listed; -1: they have none.
         num_oov_buckets: how many ids, behind those of the list, such words have by their hash.
@@ -163,6 +163,11 @@ def categorical_column_with_vocabulary_list(
     checked_key(key, "categorical_column_with_vocabulary_list")
     if isinstance(vocabulary_list, str | bytes):
         raise ValueError(f"{where}: vocabulary_list must be a list of words, got one string.")
+    if isinstance(vocabulary_list, Set):
+        raise ValueError(
+            f"{where}: vocabulary_list is a {type(vocabulary_list).__name__}, whose order differs "
+            "from process to process, and with it the ids. Give a list, such as sorted(words)."
+        )
     words = [w.item() if isinstance(w, np.generic) else w for w in vocabulary_list]
     if not words:
         raise ValueError(f"{where}: vocabulary_list must hold at least one word, it is empty.")
@@ -241,9 +246,8 @@ def _word(word: Any, dtype: np.dtype, where: str) -> Any:
             return int(word)
     except ValueError:
         pass
-    raise ValueError(
-        f"{where} holds {word!r}, which is no {'str' if dtype.kind == 'U' else 'int'}."
-    )
+    kind = "str" if dtype.kind == "U" else "int"
+    raise ValueError(f"{where} holds {word!r}, a {type(word).__name__}, which is no {kind}.")
 
 
 def _checked_unknown(default: Any, buckets: int, size: int, where: str) -> tuple[int, int]:
@@ -264,5 +268,8 @@ def _checked_unknown(default: Any, buckets: int, size: int, where: str) -> tuple
 
 def _read_lines(path: str) -> list[str]:
     opened = gzip.open if path.endswith(".gz") else open
-    with opened(path, "rt", encoding="utf-8", newline="\n") as file:
-        return [line.removesuffix("\n").removesuffix("\r") for line in file]
+    try:
+        with opened(path, "rt", encoding="utf-8", newline="\n") as file:
+            return [line.removesuffix("\n").removesuffix("\r") for line in file]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The vocabulary_file {path!r} is no text in UTF-8: {error}.") from error

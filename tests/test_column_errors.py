@@ -46,9 +46,14 @@ FACTORIES = [
     (lambda: fc.categorical_column_with_hash_bucket("a", 9, float), "dtype must be string or int"),
     (lambda: fc.categorical_column_with_vocabulary_list("a", []), "at least one word, it is empty"),
     (lambda: fc.categorical_column_with_vocabulary_list("a", "abc"), "list of words, got one stri"),
+    (
+        lambda: fc.categorical_column_with_vocabulary_list("a", {"b", "c"}),
+        "a set, whose order diff",
+    ),
+    (lambda: fc.categorical_column_with_vocabulary_list("a", [1.0]), "holds 1.0, a float"),
     (lambda: fc.categorical_column_with_vocabulary_list("a", ["x", "x"]), "'x' more than once"),
-    (lambda: fc.categorical_column_with_vocabulary_list("a", ["x", 3]), "holds 3, which is no str"),
-    (lambda: fc.categorical_column_with_vocabulary_list("a", [1, "x"]), "holds 'x', which is no i"),
+    (lambda: fc.categorical_column_with_vocabulary_list("a", ["x", 3]), "holds 3, a int, which is"),
+    (lambda: fc.categorical_column_with_vocabulary_list("a", [1, "x"]), "holds 'x', a str, which "),
     (
         lambda: fc.categorical_column_with_vocabulary_list("a", ["x"], np.int64),
         "holds 'x', which d",
@@ -149,11 +154,11 @@ LAYERS = [
     ),
     (
         of(fc.indicator_column(UNWEIGHTED), id=[[1, 2], [1]], weight=[[0.5, 1.0], [1.0, 2.0]]),
-        "do not fit: row 1 has 2 weights for 1 ids",
+        r"do not fit: row 1 has 2 weights \(None and NaN are none\) for 1 ids",
     ),
     (
         of(fc.indicator_column(UNWEIGHTED), id=[[1], [1, 2]], weight=[[0.5], [1.0]]),
-        "do not fit: row 1 has 1 weights for 2 ids",
+        r"do not fit: row 1 has 1 weights \(None and NaN are none\) for 2 ids",
     ),
     (of(fc.indicator_column(UNWEIGHTED), id=[1], weight=["x"]), "such as 'x'; numbers are wanted"),
     (
@@ -199,6 +204,9 @@ def test_a_vocabulary_file_is_checked(tmp_path):
     with pytest.raises(ValueError, match="names 'cat' more than once"):
         make("w", path).host_ids({"w": ["cat"]})
     assert make("w", path, vocabulary_size=2).host_ids({"w": ["dog"]}).values == [1]
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"words.txt' is no text in UTF-8"):
+        make("w", path)
     path.write_text("")
     with pytest.raises(ValueError, match="is empty"):
         make("w", path)
@@ -214,6 +222,13 @@ def test_what_a_model_fn_computes_has_no_ids():
         ValueError, match=r'identity\(id\): the feature "id" is no value of the batch'
     ):
         est.preview(net, {"id": np.array([1, 2])})
+
+
+def test_a_normalizer_in_numpy_is_told_from_one_in_jax():
+    column = fc.numeric_column("age", normalizer_fn=np.log1p)
+    with pytest.raises(TypeError) as caught:
+        of(column, age=[1.0])()
+    assert any("numeric_column(age): normalizer_fn is" in note for note in caught.value.__notes__)
 
 
 def test_a_feature_may_have_another_name_in_the_model():

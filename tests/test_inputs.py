@@ -218,6 +218,12 @@ def test_rows_of_different_lengths_become_an_array_of_lists():
     assert [batch["tags"].tolist() for batch in batches] == [tags[:3], tags[3:]]
 
 
+def test_integers_of_pandas_with_gaps_stay_integers():
+    frame = pd.DataFrame({"id": pd.array([2**60 + 1, None, 3], dtype="Int64")})
+    batch = next(pandas_input_fn(frame, batch_size=3, shuffle=False)())
+    assert batch["id"].tolist() == [2**60 + 1, pd.NA, 3]
+
+
 def test_what_is_missing_among_strings_stays_missing():
     batch = numpy_input_fn({"town": ["Rome", None, float("nan")]}, batch_size=3, shuffle=False)()
     town = next(batch)["town"]
