@@ -198,8 +198,8 @@ def current_frame(call: str) -> Frame:
     if frame is None:
         raise RuntimeError(
             f"{call} was called outside a model_fn. Variables, layers, summaries and columns work "
-            "inside a model_fn. estimator.preview(fn, features) shows what a function makes of them; "
-            "estimator.variables.trace and apply run one by hand."
+            "inside a model_fn. estimator.preview(fn, features) shows what a function makes of a "
+            "batch; estimator.variables.trace and apply run one by hand."
         )
     return frame
 
