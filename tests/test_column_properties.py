@@ -142,7 +142,7 @@ def test_fingerprints_of_every_length_are_farmhashs(text):
     assert fingerprint64_in_numpy(beginnings).tolist() == wanted
 
 
-@examples(60)
+@examples(36)
 @given(st.lists(texts | st.binary(max_size=200) | st.text(max_size=70), max_size=9))
 def test_fingerprints_are_those_of_utf_8(values):
     encoded = [x.encode() if isinstance(x, str) else x for x in values]
@@ -151,25 +151,25 @@ def test_fingerprints_are_those_of_utf_8(values):
     assert fingerprint64_in_numpy(encoded).tolist() == wanted
 
 
-@examples(40)
+@examples(24)
 @given(rows_of(int_cells), identities())
 def test_an_identity_is_the_integer_or_the_default(rows, spec):
     check_forms(column_of(spec, "a"), spec, rows)
 
 
-@examples(60)
+@examples(36)
 @given(rows_of(text_cells | st.text(max_size=70) | st.binary(max_size=200)), SIZES.map(Hashed))
 def test_strings_are_hashed_whatever_form_they_come_in(rows, spec):
     check_forms(column_of(spec, "a", str), spec, rows)
 
 
-@examples(40)
+@examples(24)
 @given(rows_of(int_cells), SIZES.map(Hashed))
 def test_integers_are_hashed_as_decimals_whatever_form_they_come_in(rows, spec):
     check_forms(column_of(spec, "a", np.int64), spec, rows)
 
 
-@examples(20)
+@examples(12)
 @given(st.lists(st.integers(2**63, 2**64 - 1), min_size=1), SIZES.map(Hashed))
 def test_integers_past_those_with_a_sign_are_hashed_and_crossed(numbers, spec):
     rows = [[number] for number in numbers]
@@ -180,13 +180,13 @@ def test_integers_past_those_with_a_sign_are_hashed_and_crossed(numbers, spec):
         check_ids(fc.crossed_column(["a", "a"], 1000), {"a": feature}, wanted, "uint64")
 
 
-@examples(60)
+@examples(36)
 @given(rows_of(text_cells), vocabularies(words_of_lists))
 def test_a_words_id_is_its_place_the_default_or_a_bucket(rows, spec):
     check_forms(column_of(spec, "a"), spec, rows)
 
 
-@examples(40)
+@examples(24)
 @given(rows_of(int_cells), vocabularies(ints_of_lists))
 def test_an_integers_id_is_its_place_in_the_vocabulary(rows, spec):
     check_forms(column_of(spec, "a"), spec, rows)
@@ -195,7 +195,7 @@ def test_an_integers_id_is_its_place_in_the_vocabulary(rows, spec):
 lines = words_of_lists.map(lambda words: list(dict.fromkeys(w.strip("\r\n") for w in words)))
 
 
-@examples(30)
+@examples(18)
 @given(rows_of(text_cells), vocabularies(lines.filter(lambda w: not any("\n" in x for x in w))))
 def test_a_words_id_is_its_line_in_the_file(tmp_path_factory, rows, spec):
     path = os.path.join(tmp_path_factory.getbasetemp(), "words.txt")
@@ -227,7 +227,7 @@ def check_cross(column: Any, forms: dict[str, Any], wanted: Any) -> None:
         check_ids(column, {key: feature for key, (_, feature) in chosen.items()}, wanted, names)
 
 
-@examples(25)
+@examples(15)
 @given(side_by_side(*values), SIZES, some_keys)
 def test_a_cross_of_two_chains_all_that_is_there(features, size, key):
     forms = {k: all_forms(rows, True) for k, rows in zip("ab", features, strict=True)}
@@ -238,7 +238,7 @@ def test_a_cross_of_two_chains_all_that_is_there(features, size, key):
     check_cross(fc.crossed_column(["b", "a"], size, key), forms, wanted)
 
 
-@examples(18)
+@examples(10)
 @given(side_by_side(values[0], values[1], values[0]), SIZES)
 def test_a_cross_of_three_is_that_of_a_cross_and_one(features, size):
     forms = {k: all_forms(rows, True) for k, rows in zip("abc", features, strict=True)}
@@ -250,7 +250,7 @@ def test_a_cross_of_three_is_that_of_a_cross_and_one(features, size):
 bounds = st.lists(float32s.map(lambda x: x + 0.0), min_size=1, max_size=9, unique=True).map(sorted)
 
 
-@examples(35)
+@examples(21)
 @given(
     st.data(),
     bounds,
@@ -300,7 +300,7 @@ drawn_sequences = st.one_of(
 )
 
 
-@examples(45)
+@examples(27)
 @given(drawn_sequences, st.data())
 def test_a_sequence_is_as_long_as_its_last_value_says_with_an_id_or_without(kind, data):
     dtype, spec, cells = kind
@@ -317,7 +317,7 @@ def test_a_sequence_is_as_long_as_its_last_value_says_with_an_id_or_without(kind
         check_steps(column, feature, steps, reference_lengths(rows, everything), form)
 
 
-@examples(80)
+@examples(48)
 @given(drawn_sequences, st.data())
 def test_steps_of_several_values_keep_their_ids_together(kind, data):
     dtype, spec, cells = kind
@@ -341,7 +341,7 @@ def check_numbers(column: Any, feature: Any, wanted: Any, form: str) -> None:
     assert column.host_lengths({"a": feature})[0].tolist() == lengths, form
 
 
-@examples(60)
+@examples(36)
 @given(rows_of(missing | float32s, most=7), st.integers(1, 3))
 def test_flat_rows_of_numbers_are_cut_into_steps(rows, width):
     column = fc.sequence_numeric_column("a", shape=width)
@@ -353,7 +353,7 @@ def test_flat_rows_of_numbers_are_cut_into_steps(rows, width):
         check_numbers(column, feature, wanted, form)
 
 
-@examples(60)
+@examples(36)
 @given(rows_of(st.just([]) | st.lists(missing | float32s, min_size=2, max_size=2)))
 def test_steps_of_numbers_may_be_empty(rows):
     column = fc.sequence_numeric_column("a", shape=2)
@@ -369,7 +369,7 @@ def test_steps_of_numbers_may_be_empty(rows):
 pairs_of = st.tuples(text_cells, float32s.filter(np.isfinite))
 
 
-@examples(40)
+@examples(24)
 @given(rows_of(pairs_of), vocabularies(words_of_lists))
 def test_a_weight_stands_where_its_value_stands(rows, spec):
     column = fc.weighted_categorical_column(column_of(spec, "a"), "w")
@@ -398,7 +398,7 @@ def described(feature: Any) -> str:
     return repr(feature)
 
 
-@examples(20)
+@examples(12)
 @given(rows_of(int_cells), rows_of(text_cells))
 def test_a_callers_feature_is_left_as_it_was(ints, strings):
     for dtype, rows in ((np.int64, ints), (str, strings)):

@@ -70,8 +70,7 @@ def straight(tmp_path_factory):
     return content(model_dir)
 
 
-@pytest.mark.parametrize("block", [1, 4])
-@pytest.mark.parametrize("prefetch", [0, 1, 3])
+@pytest.mark.parametrize(("prefetch", "block"), [(0, 1), (1, 4), (3, 1), (3, 4)])
 def test_working_ahead_leaves_the_position_right(model_dir, straight, prefetch, block):
     config = est.RunConfig(
         random_seed=5, save_checkpoints_steps=6, prefetch=prefetch, steps_per_execution=block

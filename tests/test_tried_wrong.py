@@ -245,13 +245,12 @@ def with_bad_batch(number: int, bad: Any) -> Any:
     return lambda: iter(made)
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize(
-    ("x", "message"),
+    ("x", "message", "prefetch"),
     [
-        (np.ones((8, 5), np.float32), r'\(5, 10\).*\(4, 10\)|features\["x"\]'),
-        (np.ones((8, 4, 2), np.float32), r'\(2, 10\).*\(4, 10\)|features\["x"\]'),
-        (np.array([["a"] * 4] * 8), r'features\["x"\] holds strings'),
+        (np.ones((8, 5), np.float32), r'\(5, 10\).*\(4, 10\)|features\["x"\]', 0),
+        (np.ones((8, 4, 2), np.float32), r'\(2, 10\).*\(4, 10\)|features\["x"\]', 2),
+        (np.array([["a"] * 4] * 8), r'features\["x"\] holds strings', 2),
     ],
     ids=["wider", "of another rank", "strings"],
 )
