@@ -21,6 +21,7 @@ from feature_columns.columns import (
     CategoricalColumn,
     ColumnRecipe,
     Features,
+    OneFeatureColumn,
     checked_count,
     checked_key,
     raw_paths,
@@ -36,22 +37,11 @@ from feature_columns.parse_spec import (
 )
 
 
-class KeyedColumn(CategoricalColumn):
+class KeyedColumn(OneFeatureColumn, CategoricalColumn):
     """A categorical column of one feature, strings or integers; subclass as a frozen dataclass."""
 
-    key: str
     dtype: np.dtype
     factory: ClassVar[str]
-
-    @property
-    def name(self) -> str:
-        """The name of the feature."""
-        return self.key
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The one feature that it reads."""
-        return (self.key,)
 
     @property
     def parse_spec(self) -> ParseSpec:

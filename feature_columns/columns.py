@@ -68,6 +68,22 @@ class FeatureColumn(est.Recipe, abc.ABC):
         return self
 
 
+class OneFeatureColumn(FeatureColumn):
+    """A column that reads one feature, and is called like it."""
+
+    key: str
+
+    @property
+    def name(self) -> str:
+        """The name of the feature."""
+        return self.key
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The one feature that it reads."""
+        return (self.key,)
+
+
 class DenseColumn(FeatureColumn):
     """A column that gives floats; subclass it as a frozen dataclass."""
 

@@ -241,14 +241,17 @@ def embedding_column(
     _check_any_categorical(categorical_column, "embedding_column")
     where = f"embedding_column({categorical_column.name})"
     settings = _checked_settings(
-        where, dimension, combiner, initializer, ckpt_to_load_from, tensor_name_in_ckpt, max_norm
+        where,
+        dimension,
+        combiner,
+        initializer,
+        ckpt_to_load_from,
+        tensor_name_in_ckpt,
+        max_norm,
+        trainable,
+        use_safe_embedding_lookup,
     )
-    return EmbeddingColumn(
-        categorical_column,
-        **settings,
-        trainable=bool(trainable),
-        use_safe_embedding_lookup=bool(use_safe_embedding_lookup),
-    )
+    return EmbeddingColumn(categorical_column, **settings)
 
 
 def shared_embedding_columns(
@@ -292,18 +295,18 @@ def shared_embedding_columns(
     where = "shared_embedding_columns"
     columns = _checked_alike(categorical_columns, where)
     settings = _checked_settings(
-        where, dimension, combiner, initializer, ckpt_to_load_from, tensor_name_in_ckpt, max_norm
+        where,
+        dimension,
+        combiner,
+        initializer,
+        ckpt_to_load_from,
+        tensor_name_in_ckpt,
+        max_norm,
+        trainable,
+        use_safe_embedding_lookup,
     )
-    return [
-        EmbeddingColumn(
-            column,
-            **settings,
-            trainable=bool(trainable),
-            use_safe_embedding_lookup=bool(use_safe_embedding_lookup),
-            shared_as=shared_embedding_collection_name or _table_name(columns),
-        )
-        for column in columns
-    ]
+    name = shared_embedding_collection_name or _table_name(columns)
+    return [EmbeddingColumn(column, **settings, shared_as=name) for column in columns]
 
 
 def shared_embeddings(
@@ -356,6 +359,8 @@ def _checked_settings(
     ckpt_to_load_from: str | None,
     tensor_name_in_ckpt: str | None,
     max_norm: float | None,
+    trainable: Any,
+    use_safe_embedding_lookup: Any,
 ) -> dict[str, Any]:
     """Returns the settings of an embedding by the names of its fields."""
     dimension = checked_count(dimension, "dimension", where)
@@ -383,6 +388,8 @@ def _checked_settings(
         "ckpt_to_load_from": ckpt_to_load_from,
         "tensor_name_in_ckpt": tensor_name_in_ckpt,
         "max_norm": max_norm,
+        "trainable": bool(trainable),
+        "use_safe_embedding_lookup": bool(use_safe_embedding_lookup),
     }
 
 

@@ -1,6 +1,6 @@
 """Entries: the values of a raw feature and where they stand, whatever form the feature came in.
 
-    found = entries([["red", "blue"], [], ["red"]])
+    found = entries([["red", "blue"], [], ["red"]], where="tags")
     found.values        # ["red", "blue", "red"]
     found.index         # (array([0, 0, 2]), array([0, 1, 0])): their rows and columns
     found.shape         # (3, 2)
@@ -92,7 +92,7 @@ def entries(feature: Any, where: str) -> Entries:
         if feature.ndim != 2:
             raise _rank_error(feature, where)
         matrix = feature.tocoo(copy=True)
-        matrix.sum_duplicates()  # and sorts
+        matrix.sum_duplicates()
         return _sorted(Entries(matrix.data, (matrix.row, matrix.col), matrix.shape, stored=True))
     if not isinstance(feature, list | tuple):
         feature = np.asarray(feature)

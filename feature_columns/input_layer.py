@@ -62,7 +62,7 @@ def input_layer(
             have different batch sizes.
         TypeError: if one is no dense column.
     """
-    columns = checked_columns(feature_columns, "input_layer", _check_dense)
+    columns = checked_columns(feature_columns, "input_layer", check_dense)
     with layers.layer_scope("input_layer", name):
         parts = []
         scopes = scopes_of(column.scope for column in columns)
@@ -146,7 +146,12 @@ def slices_of(parts: Iterable[jax.Array]) -> Iterator[slice]:
         start += part.shape[-1]
 
 
-def _check_dense(column: Any) -> str | None:
+def check_dense(column: Any) -> str | None:
+    """Returns what keeps a column from being a part of a dense layer, or None.
+
+    >>> check_dense("age")
+    "feature_columns must be dense columns, such as numeric_column(key), got 'age'."
+    """
     if isinstance(column, DenseColumn):
         return None
     if isinstance(column, CategoricalColumn):

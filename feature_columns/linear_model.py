@@ -15,15 +15,12 @@ import estimator as est
 from estimator import layers
 from feature_columns.columns import (
     CategoricalColumn,
-    DenseColumn,
     FeatureColumn,
     Features,
-    SequenceColumn,
-    SequenceDenseColumn,
     checked_count,
     scopes_of,
 )
-from feature_columns.input_layer import check_same_size, checked_columns
+from feature_columns.input_layer import check_dense, check_same_size, checked_columns
 from feature_columns.lookup import check_combiner, combined
 
 
@@ -115,8 +112,4 @@ def _part(
 
 
 def _check_linear(column: Any) -> str | None:
-    if isinstance(column, DenseColumn | CategoricalColumn):
-        return None
-    if isinstance(column, SequenceColumn | SequenceDenseColumn):
-        return f"{column.name} is a column of sequences: give it to sequence_input_layer."
-    return f"feature_columns must be dense or categorical columns, got {column!r}."
+    return None if isinstance(column, CategoricalColumn) else check_dense(column)

@@ -21,6 +21,7 @@ from feature_columns.columns import (
     ColumnRecipe,
     DenseColumn,
     Features,
+    OneFeatureColumn,
     checked_key,
     feature,
     raw_paths,
@@ -32,7 +33,7 @@ Normalizer = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class NumericColumn(DenseColumn):
+class NumericColumn(OneFeatureColumn, DenseColumn):
     """Numbers of a fixed shape for each example; made by `numeric_column`."""
 
     key: str
@@ -40,16 +41,6 @@ class NumericColumn(DenseColumn):
     default_value: float | tuple[Any, ...] | None
     dtype: np.dtype
     normalizer_fn: Normalizer | None
-
-    @property
-    def name(self) -> str:
-        """The name of the feature."""
-        return self.key
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The one feature that it reads."""
-        return (self.key,)
 
     @property
     def width(self) -> int:
@@ -141,11 +132,6 @@ class NumericColumn(DenseColumn):
         rows = len(value)
         if self.normalizer_fn is not None:
             value = xp.asarray(normalized(self.normalizer_fn, value, self.where))
-            if value.size != rows * self.width:
-                raise ValueError(
-                    f"{self.where}: normalizer_fn made an array of shape {value.shape} of one of "
-                    f"shape {(rows, *self.shape)}. It must keep the shape."
-                )
         return value.reshape(rows, self.width).astype(xp.float32)
 
 
@@ -273,15 +259,25 @@ def checked_shape(shape: Any, where: str) -> tuple[int, ...]:
 
 
 def normalized(normalizer_fn: Normalizer, value: Any, where: str) -> Any:
-    """Returns what a normalizer makes of an array; where it uses numpy, the error says so."""
+    """Returns what a normalizer makes of an array; where it uses numpy, the error says so.
+
+    Raises:
+        ValueError: if it makes another number of values.
+    """
     try:
-        return normalizer_fn(value)
+        made = normalizer_fn(value)
     except jax.errors.JAXTypeError as error:
         error.add_note(
             f"{where}: normalizer_fn is given a traced array. Use jax.numpy in it, jnp.log1p for "
             "example, in place of numpy and Python's own functions."
         )
         raise
+    if np.size(made) != value.size:
+        raise ValueError(
+            f"{where}: normalizer_fn made an array of shape {np.shape(made)} of one of shape "
+            f"{value.shape}. It must keep the shape."
+        )
+    return made
 
 
 def checked_normalizer(normalizer_fn: Any, where: str) -> Normalizer | None:

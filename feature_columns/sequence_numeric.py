@@ -1,7 +1,9 @@
 """The sequence numeric column: numbers for each step of a sequence.
 
-sequence_numeric_column("temperature")
-sequence_numeric_column("position", shape=2)    # rows hold x0, y0, x1, y1, ..., or [x, y] pairs
+    sequence_numeric_column("temperature")
+    sequence_numeric_column("position", shape=2)    # rows of x0, y0, x1, y1, ..., or of [x, y]
+
+What is missing, and the steps behind the end, are the default value.
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ from feature_columns.cells import as_float32, as_numbers, exact_float32
 from feature_columns.columns import (
     ColumnRecipe,
     Features,
+    OneFeatureColumn,
     SequenceColumn,
     SequenceDenseColumn,
     checked_key,
@@ -35,7 +38,7 @@ from feature_columns.parse_spec import ParseSpec, VarLenFeature, checked_number
 
 
 @dataclasses.dataclass(frozen=True)
-class SequenceNumericColumn(SequenceColumn, SequenceDenseColumn):
+class SequenceNumericColumn(OneFeatureColumn, SequenceColumn, SequenceDenseColumn):
     """Numbers of a fixed shape for each step; made by `sequence_numeric_column`."""
 
     key: str
@@ -43,16 +46,6 @@ class SequenceNumericColumn(SequenceColumn, SequenceDenseColumn):
     default_value: float
     dtype: np.dtype
     normalizer_fn: Normalizer | None
-
-    @property
-    def name(self) -> str:
-        """The name of the feature."""
-        return self.key
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The one feature that it reads."""
-        return (self.key,)
 
     @property
     def width(self) -> int:
@@ -116,11 +109,6 @@ class SequenceNumericColumn(SequenceColumn, SequenceDenseColumn):
         batch, steps, _ = shape = value.shape
         value = value.reshape(batch, steps, *self.shape)
         made = jnp.asarray(normalized(self.normalizer_fn, value, self.where))
-        if made.size != value.size:
-            raise ValueError(
-                f"{self.where}: normalizer_fn made an array of shape {made.shape} of one of shape "
-                f"{(batch, steps, *self.shape)}. It must keep the shape."
-            )
         return jnp.where(missing, self.default_value, made.reshape(shape).astype(jnp.float32))
 
     @property
