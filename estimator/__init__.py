@@ -15,6 +15,7 @@ from estimator.events import EventWriter
 from estimator.host_features import (
     HostCheck,
     HostRecipe,
+    Int64,
     Lookup,
     OutputRecipe,
     Trim,
@@ -83,6 +84,7 @@ __all__ = [
     "GlobalStepWaiterHook",
     "HostCheck",
     "HostRecipe",
+    "Int64",
     "LoggingTensorHook",
     "Lookup",
     "ModeKeys",

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from estimator.batches import Batch
@@ -235,6 +236,8 @@ class Feed:
         inputs = binding.prepare(batch, copy=not self._source.fresh)
         if self._place is not None:
             inputs = self._place(inputs)
+        elif self._source.constant:
+            inputs = jax.device_put(inputs)  # once, and not again at each step
         self._recent = Item(batch, position, binding, inputs)
         return self._recent
 

@@ -321,6 +321,20 @@ class Lookup(OutputRecipe):
 
 
 @dataclasses.dataclass(frozen=True)
+class Int64(OutputRecipe):
+    """Ids as int64, as TensorFlow gives them; on the device they have 32 bits.
+
+    >>> Int64()(np.array([2, 0], np.int32)).dtype
+    dtype('int64')
+    """
+
+    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
+        """Returns an int64 array of the shape of the ids."""
+        (ids,) = arrays
+        return ids.astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
 class Trim(OutputRecipe):
     """Cuts an axis to the batch's true length, so that no padding is ever seen.
 

@@ -77,7 +77,7 @@ FLOORS = [
     "estimator",
 ]
 LONGEST = 450
-JIT_ROOMS = {"estimator/steps.py", "estimator/variables.py"}
+JIT_ROOMS = {"estimator/steps.py", "estimator/variables.py", "canned/clustering.py"}
 ORBAX_ROOM = "estimator/checkpoint.py"
 NOT_AT_IMPORT = ["orbax", "tensorboardX", "pandas", "tqdm", "sklearn"]
 
