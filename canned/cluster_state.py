@@ -1,7 +1,7 @@
 """The state of a clustering: its variables, and how a step moves them.
 
     state = ClusterState(count=5, columns=2, cosine=False, mini_batch=True, period=1)
-    points, centers = state.near_origin(points)
+    sums, counts, loss = cluster_sums(points, state.centers, origin=state.origin, unit=cosine)
     state.update(sums, counts)
 
 Variables: `clusters`, of shape (k, d); `origin`, a place among the points; of mini-batches
@@ -25,6 +25,7 @@ class ClusterState:
 
     Attributes:
         clusters: the centers that points are compared with, of shape (k, d).
+        origin: where they are looked at from, of shape (d,); None: they are directions.
 
     Args:
         count: how many clusters.
@@ -42,19 +43,18 @@ class ClusterState:
         self._mini_batch = mini_batch
         self._period = period
         self.clusters = self._held(CLUSTERS, self._shape)
-        self._origin = None if cosine else self._held("origin", (columns,))
+        self.origin = None if cosine else self._held("origin", (columns,))
 
-    def near_origin(self, points: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns points and centers as they are compared: from a place near the points."""
-        if self._origin is None:
-            return unit_rows(points), unit_rows(self.clusters)
-        return points - self._origin, self._relative(self.clusters)
+    @property
+    def centers(self) -> jax.Array:
+        """The centers as they are seen from the origin, or at length 1, of shape (k, d)."""
+        return unit_rows(self.clusters) if self._cosine else self._relative(self.clusters)
 
     def update(self, sums: jax.Array, counts: jax.Array) -> None:
         """Moves the centers by one step.
 
         Args:
-            sums: the sum of each center's points, as `near_origin` gave them, of shape (k, d).
+            sums: the sum of each center's points, seen from the origin, of shape (k, d).
             counts: how many they are, of shape (k,).
         """
         if not self._mini_batch:
@@ -88,7 +88,7 @@ class ClusterState:
         self, centers: jax.Array, seen: jax.Array | float, sums: jax.Array, counts: jax.Array
     ) -> jax.Array:
         new = moved(self._relative(centers), seen, sums, counts)
-        new = new if self._origin is None else new + self._origin
+        new = new if self.origin is None else new + self.origin
         return jnp.where(counts[:, None] > 0, new, centers)
 
     def _published(self, centers: jax.Array, counts: jax.Array) -> jax.Array:
@@ -98,4 +98,4 @@ class ClusterState:
         return jnp.where(counts[:, None] > 0, unit_rows(centers), centers)
 
     def _relative(self, centers: jax.Array) -> jax.Array:
-        return centers if self._origin is None else centers - self._origin
+        return centers if self.origin is None else centers - self.origin

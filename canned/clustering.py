@@ -1,17 +1,19 @@
 """Clustering: the arithmetic of k-means, as pure functions of arrays.
 
-    index, distance = nearest(points, centers)          # (n,), (n,)
-    sums, counts = cluster_sums(points, index, k)       # (k, d), (k,)
-    centers = moved(centers, seen, sums, counts)        # (k, d)
+    index, distance = nearest(points, centers)              # (n,), (n,)
+    sums, counts, loss = cluster_sums(points, centers)      # (k, d), (k,), ()
+    centers = moved(centers, seen, sums, counts)            # (k, d)
 
-Points and centers should be given relative to some place among the points: squared distances are
-computed as |x|^2 - 2 x.c + |c|^2, and float32 has seven digits.
+Squared distances are computed as |x|^2 - 2 x.c + |c|^2, and float32 has seven digits: so points are
+looked at from an `origin`, some place among them, block by block, and centers are given from there.
 
 Law: no function holds an array of n x k at once, `squared_distances` excepted.
 """
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,7 @@ def nearest(
     points: jax.Array,
     centers: jax.Array,
     *,
+    origin: jax.Array | None = None,
     unit: bool = False,
     block_rows: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -39,80 +42,102 @@ def nearest(
     ([0, 1], [1.0, 1.0])
 
     Args:
-        points: float32, of shape (n, d).
-        centers: float32, of shape (k, d).
-        unit: takes all vectors for such of length 1, zero vectors too: half a distance is then
-            1 - cos(x, c).
+        points: numbers of any dtype, of shape (n, d).
+        centers: float32, of shape (k, d), as they are seen from the origin.
+        origin: a place among the points, of shape (d,); None: zero.
+        unit: takes points to length 1, and centers for such of length 1; half a distance is then
+            1 - cos(x, c), and 1 for zero vectors.
         block_rows: how many points are compared with the centers at once; it changes nothing but
             speed and memory.
 
     Returns:
         Indices, int32 of shape (n,), and squared distances, float32 of shape (n,), never below 0.
     """
-    n, k = points.shape[0], centers.shape[0]
-    wanted = max(_BLOCK_CELLS // k, 128) if block_rows is None else block_rows
-    rows = min(wanted, n)
-    if n == 0:
-        return jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.float32)
-    padded, norms = _in_lanes(centers, _squared_norms(centers, unit))
+    n = points.shape[0]
+    made = (jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.float32))
 
-    def one_block(number: jax.Array, made: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
-        # The last block overlaps the one before: both compute the same for the rows they share.
-        start = jnp.minimum(number * rows, n - rows)
-        block = jax.lax.dynamic_slice_in_dim(points, start, rows)
-        index, score = _nearest_of_block(block, padded, norms)
-        distance = jnp.maximum(score + _squared_norms(block, unit), 0)
-        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
-        return put(made[0], jnp.minimum(index, k - 1)), put(made[1], distance)
+    def put(made: Any, block: _Block) -> Any:
+        def at_start(whole: jax.Array, part: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(whole, part, block.start, axis=0)
 
-    empty = (jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.float32))
-    index, distance = jax.lax.fori_loop(0, -(-n // rows), one_block, empty)
-    return index, distance
+        return at_start(made[0], block.nearest), at_start(made[1], block.distance)
+
+    return _over_blocks(points, centers, origin, unit, block_rows, put, made)
 
 
-def squared_distances(points: jax.Array, centers: jax.Array, *, unit: bool = False) -> jax.Array:
+def cluster_sums(
+    points: jax.Array,
+    centers: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    origin: jax.Array | None = None,
+    unit: bool = False,
+    block_rows: int | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the sum of the points nearest to each center, how many they are, and the loss.
+
+    >>> points, centers = jnp.array([[1.0], [2.0], [9.0]]), jnp.array([[0.0], [9.0], [99.0]])
+    >>> sums, counts, loss = cluster_sums(points, centers)
+    >>> sums.tolist(), counts.tolist(), loss.item()
+    ([[3.0], [9.0], [0.0]], [2.0, 1.0, 0.0], 5.0)
+
+    Args:
+        points: numbers of any dtype, of shape (n, d).
+        centers: float32, of shape (k, d), as they are seen from the origin.
+        weights: how often each point counts, of shape (n,); None: once.
+        origin, unit, block_rows: as for `nearest`.
+
+    Returns:
+        Sums of the points as they are seen from the origin, float32 of shape (k, d); weights,
+        float32 of shape (k,); and the sum of all squared distances.
+    """
+    k, columns = centers.shape
+    # Whole numbers are exact beyond 2^24 points.
+    counting = jnp.int32 if weights is None else jnp.float32
+    made = (jnp.zeros((k, columns)), jnp.zeros(k, counting), jnp.float32(0))
+
+    def add(made: Any, block: _Block) -> Any:
+        sums, counts, loss = made
+        # Rows that the block before had already go nowhere.
+        index = jnp.where(block.is_new, block.nearest, k)
+        rows, distance, weight = block.points, block.distance, jnp.ones(index.shape, counting)
+        if weights is not None:
+            weight = jax.lax.dynamic_slice_in_dim(weights, block.start, index.shape[0])
+            rows, distance = rows * weight[:, None], distance * weight
+        loss = loss + jnp.sum(jnp.where(block.is_new, distance, 0))
+        return (
+            sums.at[index].add(rows, mode="drop"),
+            counts.at[index].add(weight, mode="drop"),
+            loss,
+        )
+
+    sums, counts, loss = _over_blocks(points, centers, origin, unit, block_rows, add, made)
+    return sums, counts.astype(jnp.float32), loss
+
+
+def squared_distances(
+    points: jax.Array,
+    centers: jax.Array,
+    *,
+    origin: jax.Array | None = None,
+    unit: bool = False,
+) -> jax.Array:
     """Returns the squared distance of each point to each center, never below 0.
 
     >>> squared_distances(jnp.array([[0.0], [4.0]]), jnp.array([[1.0], [5.0]])).tolist()
     [[1.0, 25.0], [9.0, 1.0]]
 
     Args:
-        points: float32, of shape (n, d).
-        centers: float32, of shape (k, d).
-        unit: as for `nearest`.
+        points: numbers of any dtype, of shape (n, d).
+        centers: float32, of shape (k, d), as they are seen from the origin.
+        origin, unit: as for `nearest`.
 
     Returns:
         float32, of shape (n, k).
     """
+    points = _seen(points, origin, unit)
     norms = _squared_norms(points, unit)[:, None] + _squared_norms(centers, unit)
     return jnp.maximum(norms - 2 * (points @ centers.T), 0)
-
-
-def cluster_sums(
-    points: jax.Array, index: jax.Array, count: int, weights: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the sum of the points of each cluster, and how many they are.
-
-    >>> sums, counts = cluster_sums(jnp.array([[1.0], [2.0], [3.0]]), jnp.array([0, 1, 0]), 3)
-    >>> sums.tolist(), counts.tolist()
-    ([[4.0], [2.0], [0.0]], [2.0, 1.0, 0.0])
-
-    Args:
-        points: float32, of shape (n, d).
-        index: the cluster of each point, integers of shape (n,).
-        count: the number of clusters.
-        weights: how often each point counts, of shape (n,); None: once.
-
-    Returns:
-        Sums, float32 of shape (count, d), and weights, float32 of shape (count,).
-    """
-    if weights is None:
-        ones = jnp.ones(index.shape, jnp.int32)  # exact beyond 2^24 points
-        counts = jax.ops.segment_sum(ones, index, count).astype(jnp.float32)
-        return jax.ops.segment_sum(points, index, count), counts
-    weighted = points * weights[:, None]
-    sums = jax.ops.segment_sum(weighted, index, count)
-    return sums, jax.ops.segment_sum(weights, index, count)
 
 
 def moved(
@@ -228,6 +253,59 @@ def _drawn(key: jax.Array, weights: jax.Array, count: int) -> jax.Array:
 def _first_above(sums: jax.Array, share: jax.Array) -> jax.Array:
     """Returns where running sums first exceed a share of the last; never where nothing is added."""
     return jnp.argmax(sums > jnp.minimum(share, 1 - 1e-6) * sums[:, -1:], axis=1)
+
+
+class _Block(NamedTuple):
+    """Some rows, compared with the centers.
+
+    Attributes:
+        start: the number of the first row.
+        is_new: which rows no block before had, of shape (rows,).
+        points: as they are seen from the origin, of shape (rows, d).
+        nearest: the index of each one's nearest center, of shape (rows,).
+        distance: its squared distance, of shape (rows,).
+    """
+
+    start: jax.Array
+    is_new: jax.Array
+    points: jax.Array
+    nearest: jax.Array
+    distance: jax.Array
+
+
+def _over_blocks(
+    points: jax.Array,
+    centers: jax.Array,
+    origin: jax.Array | None,
+    unit: bool,
+    block_rows: int | None,
+    visit: Callable[[Any, _Block], Any],
+    made: Any,
+) -> Any:
+    """Returns what `visit(made, block)` makes of one block after the other."""
+    n, k = points.shape[0], centers.shape[0]
+    if n == 0:
+        return made
+    rows = min(max(_BLOCK_CELLS // k, 128) if block_rows is None else block_rows, n)
+    padded, norms = _in_lanes(centers, _squared_norms(centers, unit))
+
+    def one_block(number: jax.Array, made: Any) -> Any:
+        # The last block overlaps the one before.
+        start = jnp.minimum(number * rows, n - rows)
+        block = _seen(jax.lax.dynamic_slice_in_dim(points, start, rows), origin, unit)
+        index, score = _nearest_of_block(block, padded, norms)
+        distance = jnp.maximum(score + _squared_norms(block, unit), 0)
+        is_new = start + jnp.arange(rows) >= number * rows
+        return visit(made, _Block(start, is_new, block, jnp.minimum(index, k - 1), distance))
+
+    return jax.lax.fori_loop(0, -(-n // rows), one_block, made)
+
+
+def _seen(points: jax.Array, origin: jax.Array | None, unit: bool) -> jax.Array:
+    points = points.astype(jnp.float32)
+    if unit:
+        return unit_rows(points)
+    return points if origin is None else points - origin
 
 
 def _squared_norms(rows: jax.Array, unit: bool) -> jax.Array:

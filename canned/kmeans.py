@@ -259,17 +259,17 @@ def _model_fn(
     state = ClusterState(
         settings.count, points.shape[1], settings.cosine, settings.mini_batch, settings.period
     )
-    points, centers = state.near_origin(points)
-
-    def compared(shared: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return nearest(rows, shared, unit=settings.cosine)
-
-    index, distances = est.rowwise(compared, centers, points)
+    shared = (state.centers, state.origin)
     if mode == est.ModeKeys.PREDICT:
-        return _answers(settings, mode, points, centers, index, state.clusters)
-    distances = distances / 2 if settings.cosine else distances
-    sums, counts = cluster_sums(points, index, settings.count, weights)
-    loss = jnp.sum(distances if weights is None else distances * weights)
+        return _answers(settings, mode, points, shared, state.clusters)
+
+    def summed(shared: Any, points: jax.Array, weights: jax.Array | None = None) -> Any:
+        centers, origin = shared
+        return cluster_sums(points, centers, weights, origin=origin, unit=settings.cosine)
+
+    rows = (points,) if weights is None else (points, weights)
+    sums, counts, loss = est.rowwise_sum(summed, shared, *rows)
+    loss = loss / 2 if settings.cosine else loss
     if mode == est.ModeKeys.EVAL:
         total = jnp.sum(counts)
         average = loss / jnp.where(total > 0, total, 1)
@@ -293,14 +293,15 @@ def _model_fn(
 
 
 def _answers(
-    settings: _Settings,
-    mode: str,
-    points: jax.Array,
-    centers: jax.Array,
-    index: jax.Array,
-    clusters: jax.Array,
+    settings: _Settings, mode: str, points: jax.Array, shared: Any, clusters: jax.Array
 ) -> est.EstimatorSpec:
-    distances = squared_distances(points, centers, unit=settings.cosine)
+    def index_of(shared: Any, points: jax.Array) -> jax.Array:
+        centers, origin = shared
+        return nearest(points, centers, origin=origin, unit=settings.cosine)[0]
+
+    centers, origin = shared
+    index = est.rowwise(index_of, shared, points)
+    distances = squared_distances(points, centers, origin=origin, unit=settings.cosine)
     distances = distances / 2 if settings.cosine else distances
     answers = {
         KMeans.ALL_DISTANCES: distances,
@@ -320,7 +321,7 @@ def _answers(
 
 
 def _points(settings: _Settings, features: Any) -> tuple[jax.Array, jax.Array | None]:
-    """Returns points, float32 of shape (n, d), and their weights."""
+    """Returns points, of shape (n, d), and their weights."""
     weights = None
     if settings.weight_column is not None:
         if not isinstance(features, Mapping) or settings.weight_column not in features:
@@ -350,7 +351,7 @@ def _as_rows(name: str, values: Any, in_dict: bool = False) -> jax.Array:
             f"KMeans: {name} must be points in rows, of shape (n, d), got shape {rows.shape}. "
             "Points of one number are points.reshape(-1, 1)."
         )
-    return rows.astype(jnp.float32)
+    return rows
 
 
 def _check_values(settings: _Settings, features: Any) -> None:
@@ -374,6 +375,7 @@ def _chosen(
 
     def points_of(features: Any, labels: Any) -> tuple[jax.Array, jax.Array | None]:
         points, weights = _points(settings, features)
+        points = points.astype(jnp.float32)
         return (unit_rows(points) if settings.cosine else points), weights
 
     def prepared(batch: Any) -> tuple[jax.Array, jax.Array | None]:

@@ -40,7 +40,7 @@ from estimator.report_hooks import (
     StepCounterHook,
     SummarySaverHook,
 )
-from estimator.rowwise import rowwise
+from estimator.rowwise import rowwise, rowwise_sum
 from estimator.run_config import RunConfig
 from estimator.saver import CheckpointSaverHook
 from estimator.scaffold import scaffold_apply
@@ -128,6 +128,7 @@ __all__ = [
     "raw_path",
     "raw_value",
     "rowwise",
+    "rowwise_sum",
     "scaffold_apply",
     "shared",
     "summary",

@@ -15,6 +15,7 @@ from canned.clustering import cluster_sums, kmeans_plus_plus, moved, nearest, un
 SEEDS = st.integers(0, 2**16)
 few = settings(max_examples=15, deadline=None)
 compiled = jax.jit(nearest, static_argnames="block_rows")
+summed = jax.jit(cluster_sums, static_argnames="block_rows")
 
 
 def cloud(seed, n=40, d=3):
@@ -22,8 +23,8 @@ def cloud(seed, n=40, d=3):
 
 
 def lloyd(points, centers):
-    index, distance = compiled(points, centers)
-    return moved(centers, 0.0, *cluster_sums(points, index, len(centers))), distance.sum()
+    sums, counts, loss = summed(points, centers)
+    return moved(centers, 0.0, sums, counts), loss
 
 
 @pytest.mark.parametrize("k", [1, 2, 15, 16, 17, 100])
@@ -35,6 +36,21 @@ def test_nearest_is_the_first_of_the_nearest_whatever_the_blocks(k, block_rows):
     index, distance = compiled(points, centers, block_rows=block_rows)
     np.testing.assert_array_equal(index, exact.argmin(1))
     np.testing.assert_array_equal(distance, exact.min(1))
+
+
+@pytest.mark.parametrize("block_rows", [None, 1, 7, 40])
+def test_sums_are_those_of_the_nearest_points_whatever_the_blocks(block_rows):
+    points, centers = np.round(cloud(0) * 2), np.round(cloud(1, 5) * 2)
+    weights = np.float32(np.arange(40) % 3)
+    index = ((points[:, None] - centers) ** 2).sum(2).argmin(1)
+    for weight, given_weights in ((np.ones(40), None), (weights, weights)):
+        sums, counts, loss = summed(points, centers, given_weights, block_rows=block_rows)
+        np.testing.assert_array_equal(counts, np.bincount(index, weight, 5))
+        for j in range(5):
+            of_j = index == j
+            np.testing.assert_array_equal(sums[j], (points * weight[:, None])[of_j].sum(0))
+        exact = (((points - centers[index]) ** 2).sum(1) * weight).sum()
+        assert loss == exact
 
 
 @few

@@ -136,3 +136,21 @@ def test_a_key_is_drawn_outside_on_one_device_too():
 
     with pytest.raises(ValueError, match=r"next_rng_key\(\) inside .* or rowwise"):
         run(Frame(key=jax.random.key(0)), lambda: est.rowwise(fn, None, np.zeros((3, 2))))
+
+
+@pytest.mark.parametrize("rows", [8, 6])
+def test_a_sum_over_rows_is_that_of_one_device(rows):
+    x = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
+
+    def total(scale, x):
+        return jax.lax.fori_loop(0, x.shape[0], lambda i, t: t + scale * x[i], jnp.zeros(3))
+
+    mesh = est.DataParallel(jax.devices()[:4]).placement().mesh
+    for frame in (Frame({}), Frame({}, mesh=mesh)):
+        made = jax.jit(lambda x, frame=frame: run(frame, est.rowwise_sum, total, 2.0, x))(x)
+        np.testing.assert_array_equal(made, 2 * x.sum(0))
+
+
+def test_a_sum_of_no_rows_says_how_to_call_it():
+    with pytest.raises(ValueError, match=r"rowwise_sum\(fn, shared, \*rows\)"):
+        run(Frame({}), est.rowwise_sum, jnp.sum, None)
