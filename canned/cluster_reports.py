@@ -10,16 +10,17 @@ import numpy as np
 import estimator as est
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ClusterSizes(est.metrics.Metric):
-    """The size of the largest cluster.
-
-    Attributes:
-        counts: points of each cluster, or their weights, of shape (k,).
-    """
+class _OfCounts(est.metrics.Metric):
+    """A metric of the points of each cluster, or their weights, of shape (k,)."""
 
     counts: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LargestCluster(_OfCounts):
+    """The size of the largest cluster."""
 
     def compute(self) -> Any:
         """Returns the largest of the counts."""
@@ -28,14 +29,8 @@ class ClusterSizes(est.metrics.Metric):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class EmptyClusters(est.metrics.Metric):
-    """The number of clusters without points.
-
-    Attributes:
-        counts: points of each cluster, or their weights, of shape (k,).
-    """
-
-    counts: Any
+class EmptyClusters(_OfCounts):
+    """The number of clusters without points."""
 
     def compute(self) -> Any:
         """Returns how many counts are 0."""
@@ -53,12 +48,12 @@ class PointCheck(est.HostCheck):
     def __call__(self, values: np.ndarray) -> None:
         """Raises a ValueError that names the row."""
         array = np.asarray(values)
-        if array.dtype.kind != "f" or not array.size:
-            bad = array < 0 if self.is_weight and array.size else np.zeros(0, bool)
-        elif np.isfinite(array.sum(dtype=np.float64)) and not self.is_weight:
-            return  # one pass without an array of its own; a sum hides no NaN
-        else:
-            bad = ~np.isfinite(array) | ((array < 0) if self.is_weight else False)
+        # A sum hides no NaN, and needs no array of its own.
+        if not self.is_weight and np.isfinite(array.sum(dtype=np.float64)):
+            return
+        bad = ~np.isfinite(array)
+        if self.is_weight:
+            bad |= array < 0
         if bad.any():
             position = np.argwhere(bad)[0]
             wanted = "a number of at least 0" if self.is_weight else "a finite number"

@@ -21,8 +21,6 @@ import jax.numpy as jnp
 # Rows of one block: large enough to keep two cores busy, small enough for their caches.
 _BLOCK_CELLS = 2**20
 _LANES = 16
-# Times this, any difference of two scores outweighs an index.
-_HUGE = 2.0**100
 
 
 def nearest(
@@ -159,8 +157,7 @@ def moved(
         counts: how many they are, of shape (k,).
     """
     total = (seen + counts)[:, None]
-    change = (sums - counts[:, None] * centers) / jnp.where(total > 0, total, 1)
-    return jnp.where(counts[:, None] > 0, centers + change, centers)
+    return centers + (sums - counts[:, None] * centers) / jnp.where(total > 0, total, 1)
 
 
 def unit_rows(points: jax.Array) -> jax.Array:
@@ -325,8 +322,7 @@ def _nearest_of_block(
     """Returns the nearest centers, and their scores |c|^2 - 2 x.c.
 
     XLA's own argmin is slow on a CPU. This goes over the scores once, lane by lane, and finds the
-    best lane by two plain minima: of the scores, and of an index to which the lead of the best is
-    added, many times over.
+    first of the best lanes by two plain minima: of the scores, and of the indices of the best.
     """
     products = block @ centers.T
     score = norms[:_LANES] - 2 * products[:, :_LANES]
@@ -337,6 +333,5 @@ def _nearest_of_block(
         offset = jnp.where(other < score, jnp.float32(start), offset)
         score = jnp.minimum(score, other)
     least = jnp.min(score, 1)
-    lead = jnp.minimum((score - least[:, None]) * _HUGE, _HUGE)
-    index = jnp.min(lead + (offset + jnp.arange(_LANES, dtype=jnp.float32)), 1)
-    return index.astype(jnp.int32), least
+    best = jnp.where(score == least[:, None], offset + jnp.arange(_LANES), jnp.inf)
+    return jnp.min(best, 1).astype(jnp.int32), least

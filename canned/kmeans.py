@@ -30,7 +30,7 @@ from canned.cluster_init import (
     PointBatches,
     with_equal_columns,
 )
-from canned.cluster_reports import ClusterSizes, EmptyClusters, PointCheck, RelativeToleranceHook
+from canned.cluster_reports import EmptyClusters, LargestCluster, PointCheck, RelativeToleranceHook
 from canned.cluster_state import CLUSTERS, ClusterState
 from canned.clustering import cluster_sums, nearest, squared_distances, unit_rows
 from feature_columns import input_layer
@@ -172,8 +172,7 @@ class KMeans(est.Estimator):
         Args:
             input_fn: gives points, as for `predict`.
         """
-        for answer in self.predict(input_fn, predict_keys=[self.CLUSTER_INDEX]):
-            yield answer[self.CLUSTER_INDEX]
+        return self._predicted(input_fn, self.CLUSTER_INDEX)
 
     def transform(self, input_fn: Callable[..., Any]) -> Iterator[Any]:
         """Yields the distances of each point to all centers, float32 of shape (k,).
@@ -183,8 +182,7 @@ class KMeans(est.Estimator):
         Args:
             input_fn: gives points, as for `predict`.
         """
-        for answer in self.predict(input_fn, predict_keys=[self.ALL_DISTANCES]):
-            yield answer[self.ALL_DISTANCES]
+        return self._predicted(input_fn, self.ALL_DISTANCES)
 
     def score(self, input_fn: Callable[..., Any]) -> Any:
         """Returns the sum of the distances of the points of the first batch to their centers.
@@ -203,6 +201,11 @@ class KMeans(est.Estimator):
             ValueError: if the model is not trained.
         """
         return self.get_variable_value(self.CLUSTER_CENTERS_VAR_NAME)
+
+    def _predicted(self, input_fn: Callable[..., Any], key: str) -> Iterator[Any]:
+        # No generator function: a wrong input_fn is an error at the call.
+        answers = self.predict(input_fn, predict_keys=[key])
+        return (answer[key] for answer in answers)
 
 
 KMeansClustering = KMeans
@@ -259,16 +262,15 @@ def _model_fn(
     state = ClusterState(
         settings.count, points.shape[1], settings.cosine, settings.mini_batch, settings.period
     )
-    shared = (state.centers, state.origin)
     if mode == est.ModeKeys.PREDICT:
-        return _answers(settings, mode, points, shared, state.clusters)
+        return _answers(settings, points, state)
 
     def summed(shared: Any, points: jax.Array, weights: jax.Array | None = None) -> Any:
         centers, origin = shared
         return cluster_sums(points, centers, weights, origin=origin, unit=settings.cosine)
 
     rows = (points,) if weights is None else (points, weights)
-    sums, counts, loss = est.rowwise_sum(summed, shared, *rows)
+    sums, counts, loss = est.rowwise_sum(summed, (state.centers, state.origin), *rows)
     loss = loss / 2 if settings.cosine else loss
     if mode == est.ModeKeys.EVAL:
         total = jnp.sum(counts)
@@ -277,7 +279,7 @@ def _model_fn(
             KMeans.SCORE: est.metrics.mean(loss),
             "average_loss": est.metrics.mean(average, weights=total),
             "empty_clusters": EmptyClusters(counts),
-            "largest_cluster": ClusterSizes(counts),
+            "largest_cluster": LargestCluster(counts),
         }
         return est.EstimatorSpec(mode, loss=loss, eval_metric_ops=metrics)
     state.update(sums, counts)
@@ -292,15 +294,13 @@ def _model_fn(
     )
 
 
-def _answers(
-    settings: _Settings, mode: str, points: jax.Array, shared: Any, clusters: jax.Array
-) -> est.EstimatorSpec:
+def _answers(settings: _Settings, points: jax.Array, state: ClusterState) -> est.EstimatorSpec:
     def index_of(shared: Any, points: jax.Array) -> jax.Array:
         centers, origin = shared
         return nearest(points, centers, origin=origin, unit=settings.cosine)[0]
 
-    centers, origin = shared
-    index = est.rowwise(index_of, shared, points)
+    centers, origin = state.centers, state.origin
+    index = est.rowwise(index_of, (centers, origin), points)
     distances = squared_distances(points, centers, origin=origin, unit=settings.cosine)
     distances = distances / 2 if settings.cosine else distances
     answers = {
@@ -309,12 +309,12 @@ def _answers(
     }
     exports = {name: {"output": answer} for name, answer in answers.items()}
     return est.EstimatorSpec(
-        mode,
+        est.ModeKeys.PREDICT,
         predictions=answers,
         export_outputs={
             "serving_default": exports[KMeans.CLUSTER_INDEX],
             "predict": answers,
-            "cluster_centers": {"output": clusters},
+            "cluster_centers": {"output": state.clusters},
             **exports,
         },
     )

@@ -38,6 +38,12 @@ def test_nearest_is_the_first_of_the_nearest_whatever_the_blocks(k, block_rows):
     np.testing.assert_array_equal(distance, exact.min(1))
 
 
+def test_points_of_a_tiny_scale_are_told_apart():
+    points = cloud(0) * np.float32(1e-16)
+    exact = ((points[:, None].astype(np.float64) - points[:20]) ** 2).sum(2)
+    np.testing.assert_array_equal(compiled(points, points[:20])[0], exact.argmin(1))
+
+
 @pytest.mark.parametrize("block_rows", [None, 1, 7, 40])
 def test_sums_are_those_of_the_nearest_points_whatever_the_blocks(block_rows):
     points, centers = np.round(cloud(0) * 2), np.round(cloud(1, 5) * 2)

@@ -161,6 +161,26 @@ def test_points_that_cannot_be_clustered_are_one_clear_error(args, points, messa
         KMeans(**args, config=QUIET).train(lambda: points)
 
 
+def test_random_centers_are_drawn_from_as_many_batches_as_is_said():
+    with pytest.raises(ValueError, match="only 3 different points in the first 3 rows"):
+        KMeans(4, init_batches=1, config=QUIET).train(batches_of(BLOBS, 3))
+
+
+@pytest.mark.parametrize(
+    ("first", "message"), [("random", "has 1 columns"), ([[0.0, 0.0]], "the points have 1")]
+)
+def test_a_batch_that_lacks_a_feature_is_an_error(first, message):
+    batches = [{"x": BLOBS[:, 0], "y": BLOBS[:, 1]}, {"x": BLOBS[:, 0]}]
+    kmeans = KMeans(1, initial_clusters=first, init_batches=2, config=QUIET)
+    with pytest.raises(ValueError, match=message):
+        kmeans.train(lambda: iter(batches))
+
+
+def test_an_input_fn_that_is_none_is_an_error_at_the_call():
+    with pytest.raises(TypeError, match="must be a function"):
+        KMeans(2).predict_cluster_index(BLOBS)
+
+
 def test_an_untrained_model_says_so():
     with pytest.raises(ValueError, match="Call train first"):
         next(KMeans(2).predict_cluster_index(lambda: BLOBS))
