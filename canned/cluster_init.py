@@ -2,7 +2,8 @@
 
     centers = ByKMeansPlusPlus(retries=2).choose(key, batches, count=64)
 
-A batch is a pair of points, float32 of shape (n, d), and their weights, of shape (n,) or None.
+A batch is a pair of points, of shape (n, d), and their weights, of shape (n,) or None. Points are
+float32, or float64 on the host where float32 does not hold their digits.
 """
 
 import abc
@@ -16,7 +17,7 @@ import numpy as np
 
 from canned.clustering import kmeans_plus_plus, random_order
 
-PointBatches = Iterable[tuple[jax.Array, jax.Array | None]]
+PointBatches = Iterable[tuple[Any, jax.Array | None]]
 
 # A callable that chooses nothing from so many batches in a row will choose nothing from the rest.
 _FRUITLESS_BATCHES = 1000
@@ -27,7 +28,7 @@ class FirstCenters(abc.ABC):
 
     @abc.abstractmethod
     def choose(self, key: jax.Array, batches: PointBatches, count: int) -> np.ndarray:
-        """Returns float32 centers of shape (count, d).
+        """Returns centers of the dtype of the points, of shape (count, d).
 
         Args:
             key: what is drawn with.
@@ -116,8 +117,9 @@ class ByKMeansPlusPlus(FirstCenters):
                 f"{count} centers from it. Make batches of at least num_clusters points, or use "
                 "initial_clusters=KMeans.RANDOM_INIT, which gathers several batches."
             )
-        rows = kmeans_plus_plus(key, points - jnp.mean(points, 0), count, self.retries, weights)
-        return np.asarray(points[rows])
+        centered = jnp.asarray(points - points.mean(0), jnp.float32)
+        rows = kmeans_plus_plus(key, centered, count, self.retries, weights)
+        return np.asarray(points)[np.asarray(rows)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +148,8 @@ class ByFunction(FirstCenters):
             + " It must return num_clusters rows in all; give more batches, or fewer clusters."
         )
 
-    def _checked(self, made: Any, points: jax.Array, missing: int) -> np.ndarray:
-        rows = np.asarray(made, np.float32)
+    def _checked(self, made: Any, points: Any, missing: int) -> np.ndarray:
+        rows = np.asarray(made, points.dtype)
         if rows.ndim != 2 or (len(rows) and rows.shape[1] != points.shape[1]):
             raise ValueError(
                 f"KMeans: initial_clusters returned an array of shape {rows.shape}. It is given "
@@ -162,7 +164,7 @@ class ByFunction(FirstCenters):
         return rows
 
 
-def with_equal_columns(batches: PointBatches) -> Iterator[tuple[jax.Array, jax.Array | None]]:
+def with_equal_columns(batches: PointBatches) -> Iterator[tuple[Any, jax.Array | None]]:
     """Yields the batches, and says so if one has another number of columns than the first."""
     columns = None
     for points, weights in batches:

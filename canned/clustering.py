@@ -6,6 +6,7 @@
 
 Squared distances are computed as |x|^2 - 2 x.c + |c|^2, and float32 has seven digits: so points are
 looked at from an `origin`, some place among them, block by block, and centers are given from there.
+Points may be sums of two parts, where float32 does not hold their digits.
 
 Law: no function holds an array of n x k at once, `squared_distances` excepted.
 """
@@ -27,6 +28,7 @@ def nearest(
     points: jax.Array,
     centers: jax.Array,
     *,
+    low: jax.Array | None = None,
     origin: jax.Array | None = None,
     unit: bool = False,
     block_rows: int | None = None,
@@ -42,6 +44,7 @@ def nearest(
     Args:
         points: numbers of any dtype, of shape (n, d).
         centers: float32, of shape (k, d), as they are seen from the origin.
+        low: what is to be added to the points, float32 of shape (n, d); None: nothing.
         origin: a place among the points, of shape (d,); None: zero.
         unit: takes points to length 1, and centers for such of length 1; half a distance is then
             1 - cos(x, c), and 1 for zero vectors.
@@ -60,7 +63,7 @@ def nearest(
 
         return at_start(made[0], block.nearest), at_start(made[1], block.distance)
 
-    return _over_blocks(points, centers, origin, unit, block_rows, put, made)
+    return _over_blocks(points, low, centers, origin, unit, block_rows, put, made)
 
 
 def cluster_sums(
@@ -68,6 +71,7 @@ def cluster_sums(
     centers: jax.Array,
     weights: jax.Array | None = None,
     *,
+    low: jax.Array | None = None,
     origin: jax.Array | None = None,
     unit: bool = False,
     block_rows: int | None = None,
@@ -83,7 +87,7 @@ def cluster_sums(
         points: numbers of any dtype, of shape (n, d).
         centers: float32, of shape (k, d), as they are seen from the origin.
         weights: how often each point counts, of shape (n,); None: once.
-        origin, unit, block_rows: as for `nearest`.
+        low, origin, unit, block_rows: as for `nearest`.
 
     Returns:
         Sums of the points as they are seen from the origin, float32 of shape (k, d); weights,
@@ -109,7 +113,7 @@ def cluster_sums(
             loss,
         )
 
-    sums, counts, loss = _over_blocks(points, centers, origin, unit, block_rows, add, made)
+    sums, counts, loss = _over_blocks(points, low, centers, origin, unit, block_rows, add, made)
     return sums, counts.astype(jnp.float32), loss
 
 
@@ -117,6 +121,7 @@ def squared_distances(
     points: jax.Array,
     centers: jax.Array,
     *,
+    low: jax.Array | None = None,
     origin: jax.Array | None = None,
     unit: bool = False,
 ) -> jax.Array:
@@ -128,12 +133,12 @@ def squared_distances(
     Args:
         points: numbers of any dtype, of shape (n, d).
         centers: float32, of shape (k, d), as they are seen from the origin.
-        origin, unit: as for `nearest`.
+        low, origin, unit: as for `nearest`.
 
     Returns:
         float32, of shape (n, k).
     """
-    points = _seen(points, origin, unit)
+    points = _seen(points, low, origin, unit)
     norms = _squared_norms(points, unit)[:, None] + _squared_norms(centers, unit)
     return jnp.maximum(norms - 2 * (points @ centers.T), 0)
 
@@ -158,6 +163,24 @@ def moved(
     """
     total = (seen + counts)[:, None]
     return centers + (sums - counts[:, None] * centers) / jnp.where(total > 0, total, 1)
+
+
+def in_two_parts(
+    points: jax.Array, low: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array | None]:
+    """Returns points as float32, and what is to be added to that; None: nothing.
+
+    >>> [part.tolist() for part in in_two_parts(jnp.array([[2**24 + 1]]))]
+    [[[16777216.0]], [[1.0]]]
+
+    Args:
+        points: numbers of any dtype, of shape (n, d).
+        low: what is to be added to float32 points; None: nothing.
+    """
+    high = points.astype(jnp.float32)
+    if points.dtype == jnp.float32 or points.dtype.itemsize < 4:
+        return high, low
+    return high, (points - high.astype(points.dtype)).astype(jnp.float32)
 
 
 def unit_rows(points: jax.Array) -> jax.Array:
@@ -272,6 +295,7 @@ class _Block(NamedTuple):
 
 def _over_blocks(
     points: jax.Array,
+    low: jax.Array | None,
     centers: jax.Array,
     origin: jax.Array | None,
     unit: bool,
@@ -289,7 +313,9 @@ def _over_blocks(
     def one_block(number: jax.Array, made: Any) -> Any:
         # The last block overlaps the one before.
         start = jnp.minimum(number * rows, n - rows)
-        block = _seen(jax.lax.dynamic_slice_in_dim(points, start, rows), origin, unit)
+        part = jax.lax.dynamic_slice_in_dim(points, start, rows)
+        rest = None if low is None else jax.lax.dynamic_slice_in_dim(low, start, rows)
+        block = _seen(part, rest, origin, unit)
         index, score = _nearest_of_block(block, padded, norms)
         distance = jnp.maximum(score + _squared_norms(block, unit), 0)
         is_new = start + jnp.arange(rows) >= number * rows
@@ -298,11 +324,14 @@ def _over_blocks(
     return jax.lax.fori_loop(0, -(-n // rows), one_block, made)
 
 
-def _seen(points: jax.Array, origin: jax.Array | None, unit: bool) -> jax.Array:
-    points = points.astype(jnp.float32)
+def _seen(
+    points: jax.Array, low: jax.Array | None, origin: jax.Array | None, unit: bool
+) -> jax.Array:
     if unit:
-        return unit_rows(points)
-    return points if origin is None else points - origin
+        return unit_rows(points.astype(jnp.float32))
+    high, rest = in_two_parts(points, low)
+    seen = high if origin is None else high - origin
+    return seen if rest is None else seen + rest
 
 
 def _squared_norms(rows: jax.Array, unit: bool) -> jax.Array:

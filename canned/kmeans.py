@@ -13,7 +13,7 @@ import dataclasses
 import operator
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -30,10 +30,10 @@ from canned.cluster_init import (
     PointBatches,
     with_equal_columns,
 )
-from canned.cluster_reports import EmptyClusters, LargestCluster, PointCheck, RelativeToleranceHook
-from canned.cluster_state import CLUSTERS, ClusterState
-from canned.clustering import cluster_sums, nearest, squared_distances, unit_rows
-from feature_columns import input_layer
+from canned.cluster_points import Points, check_points, points_of
+from canned.cluster_reports import EmptyClusters, LargestCluster, RelativeToleranceHook
+from canned.cluster_state import CLUSTERS, LOW, ClusterState
+from canned.clustering import cluster_sums, in_two_parts, nearest, squared_distances, unit_rows
 
 _EUCLIDEAN, _COSINE = "squared_euclidean", "cosine"
 _RANDOM, _PLUS_PLUS = "random", "kmeans_plus_plus"
@@ -66,7 +66,8 @@ class KMeans(est.Estimator):
     `m = num_points / batch_size` is exactly k-means over data that never is in memory at once.
 
     A center without points stays where it is. Points may be an array of rows; a dict of arrays,
-    which are put side by side in the order of their keys; or whatever `feature_columns` take.
+    which are put side by side in the order of their keys; or whatever `feature_columns` take, as
+    float32. Of other float64 points all digits count, wherever they lie.
 
     >>> points = np.float32([[0, 0], [0, 1], [9, 9], [9, 8]])
     >>> kmeans = KMeans(2, initial_clusters=points[[0, 2]], use_mini_batch=False)
@@ -195,12 +196,20 @@ class KMeans(est.Estimator):
         return self.evaluate(input_fn, steps=1)[self.SCORE]
 
     def cluster_centers(self) -> np.ndarray:
-        """Returns the centers, float32 of shape (k, d).
+        """Returns the centers, of shape (k, d).
+
+        They are float32; float64 where the points are, or whole numbers, and have centers that
+        float32 does not hold.
 
         Raises:
             ValueError: if the model is not trained.
         """
-        return self.get_variable_value(self.CLUSTER_CENTERS_VAR_NAME)
+        centers = self.get_variable_value(self.CLUSTER_CENTERS_VAR_NAME)
+        low_name = self.CLUSTER_CENTERS_VAR_NAME + LOW
+        if low_name not in self.get_variable_names():
+            return centers
+        low = self.get_variable_value(low_name)
+        return centers.astype(np.float64) + low if low.any() else centers
 
     def _predicted(self, input_fn: Callable[..., Any], key: str) -> Iterator[Any]:
         # No generator function: a wrong input_fn is an error at the call.
@@ -234,13 +243,13 @@ def _first_centers(given: Any, retries: int, batches: int | None, cosine: bool) 
         )
     if callable(given):
         return ByFunction(given)
-    centers = np.asarray(given, np.float32)
+    centers = np.asarray(given, np.float64)
     if centers.ndim != 2 or not len(centers) or not np.isfinite(centers).all():
         raise ValueError(
             "KMeans: initial_clusters must hold finite numbers in k rows, one for each center, got "
             f"an array of shape {centers.shape}."
         )
-    return Given(np.asarray(unit_rows(jnp.asarray(centers))) if cosine else centers)
+    return Given(np.asarray(unit_rows(jnp.float32(centers))) if cosine else centers)
 
 
 def _model_fn(
@@ -251,26 +260,38 @@ def _model_fn(
             "KMeans: input_fn gave labels, but clusters are found without them. Return features "
             "alone."
         )
-    points, weights = _points(settings, features)
-    _check_values(settings, features)
+    points = points_of(features, settings.columns, settings.weight_column)
+    columns = points.values.shape[1]
+    check_points(features, settings.columns, settings.weight_column)
     given = settings.first
-    if isinstance(given, Given) and given.centers.shape[1] != points.shape[1]:
+    if isinstance(given, Given) and given.centers.shape[1] != columns:
         raise ValueError(
             f"KMeans: initial_clusters have {given.centers.shape[1]} columns, but the points have "
-            f"{points.shape[1]}."
+            f"{columns}."
         )
     state = ClusterState(
-        settings.count, points.shape[1], settings.cosine, settings.mini_batch, settings.period
+        settings.count,
+        columns,
+        settings.cosine,
+        settings.mini_batch,
+        settings.period,
+        points.is_wide,
     )
     if mode == est.ModeKeys.PREDICT:
         return _answers(settings, points, state)
 
-    def summed(shared: Any, points: jax.Array, weights: jax.Array | None = None) -> Any:
+    def summed(shared: Any, points: Points) -> Any:
         centers, origin = shared
-        return cluster_sums(points, centers, weights, origin=origin, unit=settings.cosine)
+        return cluster_sums(
+            points.values,
+            centers,
+            points.weights,
+            low=points.low,
+            origin=origin,
+            unit=settings.cosine,
+        )
 
-    rows = (points,) if weights is None else (points, weights)
-    sums, counts, loss = est.rowwise_sum(summed, (state.centers, state.origin), *rows)
+    sums, counts, loss = est.rowwise_sum(summed, (state.centers, state.origin), points)
     loss = loss / 2 if settings.cosine else loss
     if mode == est.ModeKeys.EVAL:
         total = jnp.sum(counts)
@@ -294,14 +315,17 @@ def _model_fn(
     )
 
 
-def _answers(settings: _Settings, points: jax.Array, state: ClusterState) -> est.EstimatorSpec:
-    def index_of(shared: Any, points: jax.Array) -> jax.Array:
+def _answers(settings: _Settings, points: Points, state: ClusterState) -> est.EstimatorSpec:
+    def index_of(shared: Any, points: Points) -> jax.Array:
         centers, origin = shared
-        return nearest(points, centers, origin=origin, unit=settings.cosine)[0]
+        found = nearest(points.values, centers, low=points.low, origin=origin, unit=settings.cosine)
+        return found[0]
 
     centers, origin = state.centers, state.origin
     index = est.rowwise(index_of, (centers, origin), points)
-    distances = squared_distances(points, centers, origin=origin, unit=settings.cosine)
+    distances = squared_distances(
+        points.values, centers, low=points.low, origin=origin, unit=settings.cosine
+    )
     distances = distances / 2 if settings.cosine else distances
     answers = {
         KMeans.ALL_DISTANCES: distances,
@@ -314,58 +338,10 @@ def _answers(settings: _Settings, points: jax.Array, state: ClusterState) -> est
         export_outputs={
             "serving_default": exports[KMeans.CLUSTER_INDEX],
             "predict": answers,
-            "cluster_centers": {"output": state.clusters},
+            "cluster_centers": {"output": state.clusters.high},
             **exports,
         },
     )
-
-
-def _points(settings: _Settings, features: Any) -> tuple[jax.Array, jax.Array | None]:
-    """Returns points, of shape (n, d), and their weights."""
-    weights = None
-    if settings.weight_column is not None:
-        if not isinstance(features, Mapping) or settings.weight_column not in features:
-            there = sorted(features) if isinstance(features, Mapping) else "no dict"
-            raise ValueError(
-                f'KMeans: weight_column is "{settings.weight_column}", but the features are '
-                f"{there}."
-            )
-        weights = jnp.ravel(jnp.asarray(features[settings.weight_column], jnp.float32))
-    if settings.columns is not None:
-        return input_layer(features, settings.columns), weights
-    if not isinstance(features, Mapping):
-        return _as_rows("the features", features), weights
-    names = sorted(name for name in features if name != settings.weight_column)
-    if not names:
-        raise ValueError("KMeans: the dict of features holds no points.")
-    parts = [_as_rows(f'features["{name}"]', features[name], in_dict=True) for name in names]
-    return jnp.concatenate(parts, 1), weights
-
-
-def _as_rows(name: str, values: Any, in_dict: bool = False) -> jax.Array:
-    rows = jnp.asarray(values)
-    if rows.ndim == 1 and in_dict:
-        rows = rows[:, None]
-    if rows.ndim != 2:
-        raise ValueError(
-            f"KMeans: {name} must be points in rows, of shape (n, d), got shape {rows.shape}. "
-            "Points of one number are points.reshape(-1, 1)."
-        )
-    return rows
-
-
-def _check_values(settings: _Settings, features: Any) -> None:
-    """Has the raw values looked at on the host: a step cannot say which row is wrong."""
-    if isinstance(features, Mapping):
-        named = {f'features["{name}"]': name for name in features}
-    else:
-        named = {"the features": None}
-    for shown, name in named.items():
-        value = features if name is None else features[name]
-        is_weight = name is not None and name == settings.weight_column
-        # Columns check their own features.
-        if (settings.columns is None or is_weight) and isinstance(value, jax.Array):
-            est.host_check(value, PointCheck(shown, value.ndim, is_weight))
 
 
 def _chosen(
@@ -373,15 +349,16 @@ def _chosen(
 ) -> dict[str, Any]:
     """Returns the variables with first centers."""
 
-    def points_of(features: Any, labels: Any) -> tuple[jax.Array, jax.Array | None]:
-        points, weights = _points(settings, features)
-        points = points.astype(jnp.float32)
-        return (unit_rows(points) if settings.cosine else points), weights
+    def parts_of(features: Any, labels: Any) -> Any:
+        points = points_of(features, settings.columns, settings.weight_column)
+        high, low = in_two_parts(points.values, points.low)
+        if settings.cosine:
+            return unit_rows(high), None, points.weights
+        return high, low, points.weights
 
-    def prepared(batch: Any) -> tuple[jax.Array, jax.Array | None]:
-        if settings.columns is None:
-            return points_of(*batch)
-        return est.scaffold_apply(points_of, variables, batch)
+    def prepared(batch: Any) -> tuple[Any, jax.Array | None]:
+        high, low, weights = est.scaffold_apply(parts_of, variables, batch)
+        return high if low is None else np.asarray(high, np.float64) + np.asarray(low), weights
 
     first = prepared(next(batches))
 
@@ -393,9 +370,8 @@ def _chosen(
     seed = config.random_seed if settings.seed is None else settings.seed
     key = jax.random.key((secrets.randbits(32) if seed is None else seed) & 0xFFFFFFFF)
     centers = settings.first.choose(key, with_equal_columns(all_batches()), settings.count)
-    made: dict[str, Any] = {**variables, KMeans.CLUSTER_CENTERS_VAR_NAME: centers}
-    if "clusters_updated" in variables:
-        made["clusters_updated"] = centers
-    if not settings.cosine:
-        made["origin"] = jnp.mean(first[0], 0)
-    return made
+    high = np.asarray(centers, np.float32)
+    low = np.float32(centers - high) if first[0].dtype == np.float64 else np.zeros_like(high)
+    chosen = {CLUSTERS: high, CLUSTERS + LOW: low, "origin": np.float32(first[0].mean(0))}
+    chosen |= {"clusters_updated": high, "clusters_updated" + LOW: low}
+    return {name: chosen.get(name, value) for name, value in variables.items()}

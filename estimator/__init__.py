@@ -27,6 +27,7 @@ from estimator.host_features import (
     raw_value,
 )
 from estimator.inputs import numpy_input_fn, pandas_input_fn
+from estimator.low_part import low_part
 from estimator.messages import did_you_mean
 from estimator.mode_keys import ModeKeys
 from estimator.model_fn import EstimatorSpec, Scaffold
@@ -119,6 +120,7 @@ __all__ = [
     "layers",
     "list_variables",
     "load_variable",
+    "low_part",
     "metrics",
     "next_rng_key",
     "numpy_input_fn",

@@ -26,10 +26,11 @@ from estimator.sparse_tensor import SparseTensor
 
 
 class ArrayLeaf(NamedTuple):
-    """A leaf that can go to the device."""
+    """A leaf that can go to the device, where it has that dtype; narrowed: float64 lost digits."""
 
     dtype: np.dtype
     ndim: int
+    narrowed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,22 +236,36 @@ def raw_paths(layout: Any) -> list[RawPath]:
     >>> raw_paths(Batch({"age": np.array([20, 30])}, np.array([0, 1])).layout)
     [('features', 'age'), ('labels',)]
     """
+    return [path for path, _ in paths_and_kinds(layout)]
+
+
+def paths_and_kinds(layout: Any) -> list[tuple[RawPath, Any]]:
+    """Returns where each leaf of that layout lies, and its kind."""
     return _leaf_paths(layout[0], ("features",)) + _leaf_paths(layout[1], ("labels",))
 
 
-def without_kinds(layout: Any, positions: Collection[int]) -> Any:
+def without_kinds(layout: Any, positions: Collection[int], by_width: Collection[int] = ()) -> Any:
     """Returns a layout that says nothing about the kinds of the leaves at those positions.
 
     >>> strings, numbers = Batch({"x": ["a"]}).layout, Batch({"x": [1]}).layout
     >>> without_kinds(strings, {0}) == without_kinds(numbers, {0})
     True
+
+    Args:
+        layout: the layout of a batch.
+        positions: of the leaves that it says nothing about.
+        by_width: of the leaves that it tells narrowed ones from others of.
     """
     count = itertools.count()
 
     def forget(node: Any) -> Any:
         if isinstance(node, Node):
             return node._replace(children=tuple([forget(child) for child in node.children]))
-        return None if next(count) in positions else node
+        position = next(count)
+        if position in positions:
+            return None
+        is_array = isinstance(node, ArrayLeaf)
+        return node._replace(narrowed=False) if is_array and position not in by_width else node
 
     return tuple([forget(part) for part in layout])
 
@@ -337,7 +352,9 @@ def _as_array(leaf: Any) -> Any:
 
 def _kind(leaf: Any) -> ArrayLeaf | HostLeaf:
     if isinstance(leaf, np.ndarray | jax.Array) and _is_number(leaf.dtype):
-        return ArrayLeaf(_device_dtype(leaf.dtype), leaf.ndim)
+        dtype = _device_dtype(leaf.dtype)
+        narrowed = leaf.dtype.kind == "f" and leaf.dtype.itemsize > dtype.itemsize
+        return ArrayLeaf(dtype, leaf.ndim, narrowed)
     return HostLeaf(_holds(leaf))
 
 
@@ -383,9 +400,9 @@ def _put_together(node: Any, leaves: Any) -> Any:
     return tuple(children) if node.kind is tuple else node.kind(*children)
 
 
-def _leaf_paths(node: Any, path: RawPath) -> list[RawPath]:
+def _leaf_paths(node: Any, path: RawPath) -> list[tuple[RawPath, Any]]:
     if not isinstance(node, Node):
-        return [path]
+        return [(path, node)]
     keys = node.keys or range(len(node.children))
     named = zip(keys, node.children, strict=True)
     return [p for key, child in named for p in _leaf_paths(child, (*path, key))]

@@ -24,7 +24,7 @@ from estimator.batches import (
     Batch,
     HostLeaf,
     Unavailable,
-    raw_paths,
+    paths_and_kinds,
     rebuild,
     to_device_dtype,
     without_kinds,
@@ -49,6 +49,7 @@ class Binding:
         used: positions of the leaves that the compiled step takes.
         ignored: positions of the leaves that the model_fn does not look at, or has looked at by
             host recipes alone: of what kind they are does not matter.
+        by_width: positions of the leaves of which it matters whether they lost digits.
         host: the host recipes that it takes, in their order.
         checks: what is checked of each leaf on the host: pairs of a position and a check.
         recipes: what else the model_fn asks for.
@@ -64,6 +65,7 @@ class Binding:
     paths: tuple[str, ...]
     used: tuple[int, ...]
     ignored: frozenset[int]
+    by_width: frozenset[int]
     host: tuple[HostRecipe, ...]
     checks: tuple[tuple[int, HostCheck], ...]
     recipes: Recipes
@@ -101,7 +103,10 @@ class Binding:
 
     def fits(self, batch: Batch) -> bool:
         """Whether a batch is of this kind, but for leaves whose kind does not matter."""
-        mine, other = (without_kinds(x, self.ignored) for x in (self.layout, batch.layout))
+        mine, other = (
+            without_kinds(layout, self.ignored, self.by_width)
+            for layout in (self.layout, batch.layout)
+        )
         return bool(mine == other)
 
     def call(self, frame: Frame, inputs: Sequence[Any]) -> EstimatorSpec:
@@ -152,8 +157,10 @@ class Binding:
 
 def hand_over(frame: Frame, layout: Any, leaves: Sequence[Any]) -> tuple[Any, Any]:
     """Returns features and labels for a model_fn, made of one value for each leaf."""
-    paths = raw_paths(layout)
-    held = [frame.hand_over(leaf, path) for leaf, path in zip(leaves, paths, strict=True)]
+    held = [
+        frame.hand_over(leaf, path, isinstance(kind, ArrayLeaf) and kind.narrowed)
+        for leaf, (path, kind) in zip(leaves, paths_and_kinds(layout), strict=True)
+    ]
     return rebuild(layout, held)
 
 
@@ -229,6 +236,7 @@ def discover(model_fn: ModelFn, mode: str, batch: Batch) -> Binding:
         paths=tuple(batch.paths),
         used=tuple(used),
         ignored=frozenset(range(len(batch.leaves))) - {*used, *looked_at},
+        by_width=frozenset([position[path] for path in recipes.by_width]),
         host=tuple(recipes.host.values()),
         checks=checks,
         recipes=recipes,

@@ -29,10 +29,11 @@ RawPath = tuple[Any, ...]
 
 
 class RawLeaf(NamedTuple):
-    """A value as a model_fn is given it, and where it lies in the raw batch."""
+    """A value as a model_fn is given it, where it lies in the raw batch, and if it lost digits."""
 
     value: Any
     path: RawPath
+    narrowed: bool
 
 
 class Frame:
@@ -71,6 +72,7 @@ class Frame:
         self.raw: dict[int, RawLeaf] = {}
         self.host_recipes: dict[str, Any] = {}
         self.host_checks: dict[tuple[RawPath, Any], None] = {}
+        self.by_width: dict[RawPath, None] = {}
         self.shared: dict[str, Any] = {}
         self.tags: dict[str, Any] = {}
         self.summaries: dict[str, Any] = {}
@@ -101,9 +103,9 @@ class Frame:
             index += 1
         return f"{base}_{index}"
 
-    def hand_over(self, value: Any, path: RawPath) -> Any:
+    def hand_over(self, value: Any, path: RawPath, narrowed: bool) -> Any:
         """Returns a leaf of the raw batch for the model_fn, remembering where it lies."""
-        self.raw[id(value)] = RawLeaf(value, path)  # held, so that no other gets its id
+        self.raw[id(value)] = RawLeaf(value, path, narrowed)  # held, so that no other gets its id
         return value
 
     def open(self, name: str) -> None:

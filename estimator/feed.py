@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from estimator.batches import Batch
@@ -216,14 +217,30 @@ class Feed:
         if raw is None:
             return None
         if self._source.constant and self._recent is not None:
-            return dataclasses.replace(self._recent, position=self._state())
+            return self._again(self._recent)
         features, labels = raw
         batch = Batch(features, labels if self._with_labels else None, self._like)
         self._like = batch
+        if self._recent is not None and self._is_same(batch, self._recent.batch):
+            return self._again(self._recent)
         binding = self._bindings.find(batch)
         if binding is None:
             return _RawItem(batch, self._state())
         return self._prepared(batch, self._state(), binding)
+
+    def _is_same(self, batch: Batch, other: Batch) -> bool:
+        """Whether a batch is made of the very arrays of another, which nobody has changed since."""
+        return (
+            batch.layout == other.layout
+            and all(x is y for x, y in zip(batch.leaves, other.leaves, strict=True))
+            and (self._source.fresh or all(map(_is_frozen, batch.leaves)))
+        )
+
+    def _again(self, item: Item) -> Item:
+        """Returns an item for the next time that a batch comes: it stays on the device."""
+        inputs = item.inputs if self._place is not None else jax.device_put(item.inputs)
+        self._recent = dataclasses.replace(item, position=self._state(), inputs=inputs)
+        return self._recent
 
     def _read_in_thread(self) -> Item | _RawItem | None:
         item = self._read()
@@ -236,8 +253,6 @@ class Feed:
         inputs = binding.prepare(batch, copy=not self._source.fresh)
         if self._place is not None:
             inputs = self._place(inputs)
-        elif self._source.constant:
-            inputs = jax.device_put(inputs)  # once, and not again at each step
         self._recent = Item(batch, position, binding, inputs)
         return self._recent
 
@@ -255,10 +270,24 @@ def prefetch_depth(wanted: int | None, binding: Binding, placement: Placement) -
     return 2 if binding.host or placement.moves_batches else 0
 
 
+def _is_frozen(leaf: Any) -> bool:
+    """Whether nobody can change an array: neither itself nor what it is a view of."""
+    while isinstance(leaf, np.ndarray) and not leaf.flags.writeable:
+        if leaf.base is None:
+            return True
+        leaf = leaf.base
+    return isinstance(leaf, jax.Array | bytes)
+
+
 def _stacked(items: list[Item]) -> Item:
     last = items[-1]
-    inputs = [np.stack(arrays) for arrays in zip(*(i.inputs for i in items), strict=True)]
+    inputs = [_stack(arrays) for arrays in zip(*(item.inputs for item in items), strict=True)]
     return Item(last.batch, last.position, last.binding, inputs, len(items))
+
+
+def _stack(arrays: tuple[Any, ...]) -> Any:
+    on_device = all(isinstance(x, jax.Array) for x in arrays)
+    return jnp.stack(arrays) if on_device else np.stack(arrays)
 
 
 def _alike(items: list[Item]) -> bool:

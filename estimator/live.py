@@ -12,6 +12,7 @@ import logging
 import re
 import secrets
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -204,8 +205,9 @@ def check_asked(binding: Binding, live: Live) -> None:
         raise ValueError(
             f"{live.origin} does not fit the model_fn in mode {binding.mode!r}: missing "
             f"{missing}, of another shape or dtype {differ}. The model has {sorted(there)}, the "
-            f"model_fn asks for {sorted(asked)}. Ask for the same variables in every mode and for "
-            "every kind of batch; a model with other settings needs another model_dir."
+            f"model_fn asks for {sorted(asked)}, given {_listed(binding.paths)}. Ask for the same "
+            "variables in every mode and for every kind of batch; a model with other settings "
+            "needs another model_dir."
         )
     unasked = sorted(n for n in live.trainable - asked.keys() if re.search(r"_[0-9]+(/|$)", n))
     if unasked and binding.mode != ModeKeys.TRAIN:
@@ -232,3 +234,7 @@ def check_same_variables(binding: Binding, live: Live) -> None:
             f"{sorted(binding.recipes.variables)} in TRAIN, without {extra}. Another model needs "
             "another model_dir; warm_start_from takes over what fits."
         )
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:10]) + (f" and {len(paths) - 10} more" if len(paths) > 10 else "")

@@ -14,33 +14,39 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from estimator.context import Frame, RawLeaf, run
+from estimator.context import Frame, run
 from estimator.feed import Feed, Item
 from estimator.model_fn import Scaffold
-from estimator.steps import copy
+from estimator.steps import compiled_whole, copy
 
 
 class PreparedBatch(tuple[Any, Any]):
     """Features and labels as a model_fn sees them, with what `scaffold_apply` needs besides."""
 
-    host: dict[str, Any]
-    raw: dict[int, RawLeaf]
+    item: Item
+    programs: dict[Any, Callable[..., Any]]
 
     @classmethod
-    def of(cls, item: Item) -> "PreparedBatch":
-        """Returns the pair for an item of a feed."""
-        frame = Frame()
-        batch = cls(item.binding.tree(frame, item.inputs))
-        batch.host = item.binding.host_arrays(item.inputs)
-        batch.raw = frame.raw
+    def of(cls, item: Item, programs: dict[Any, Callable[..., Any]]) -> "PreparedBatch":
+        """Returns the pair for an item of a feed.
+
+        Args:
+            item: what the feed gave.
+            programs: what `scaffold_apply` has compiled for batches of this feed.
+        """
+        batch = cls(item.binding.tree(Frame(), item.inputs))
+        batch.item = item
+        batch.programs = programs
         return batch
 
 
 def scaffold_apply(fn: Callable[..., Any], variables: Mapping[str, Any], batch: Any) -> Any:
     """Returns `fn(features, labels)`, where fn may ask for variables and use columns.
 
+    It is compiled, once for all batches of one kind and size.
+
     Args:
-        fn: a function that asks for variables or columns as a model_fn does.
+        fn: a pure function that asks for variables or columns as a model_fn does.
         variables: the variables by name.
         batch: one of the batches that `init_fn` was given.
 
@@ -52,9 +58,14 @@ def scaffold_apply(fn: Callable[..., Any], variables: Mapping[str, Any], batch: 
             "scaffold_apply: the batch must be one that Scaffold's init_fn was given, whole, got "
             f"{type(batch).__name__}."
         )
-    frame = Frame(variables, writable=False, host=batch.host)
-    frame.raw = batch.raw
-    return run(frame, fn, *batch)
+    binding, inputs = batch.item.binding, batch.item.inputs
+
+    def applied(values: Any, inputs: Any) -> Any:
+        frame = Frame(values, writable=False, host=binding.host_arrays(inputs))
+        return run(frame, fn, *binding.tree(frame, inputs))
+
+    program = batch.programs.setdefault((fn, binding), compiled_whole(applied))
+    return program(dict(variables), inputs)
 
 
 def first_values(scaffold: Scaffold, values: dict[str, Any], feed: Feed) -> dict[str, Any]:
@@ -84,4 +95,5 @@ def first_values(scaffold: Scaffold, values: dict[str, Any], feed: Feed) -> dict
 
 
 def _batches(items: Iterator[Item]) -> Iterator[PreparedBatch]:
-    return (PreparedBatch.of(item) for item in items)
+    programs: dict[Any, Callable[..., Any]] = {}
+    return (PreparedBatch.of(item, programs) for item in items)

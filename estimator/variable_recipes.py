@@ -46,6 +46,7 @@ class Recipes:
         variables: the variable recipes by name, in the order of first use.
         host: the host recipes by name (see `estimator.host_features`).
         checks: what is checked of raw leaves: pairs of a path and a recipe.
+        by_width: the paths of raw leaves that were asked for lost digits.
         tags: the names of the tagged values.
         summaries: the tags of the summaries.
         used: positions of those leaves of the arguments that the function computes with.
@@ -54,6 +55,7 @@ class Recipes:
     variables: dict[str, VariableRecipe]
     host: dict[str, Any]
     checks: tuple[tuple[Any, Any], ...]
+    by_width: tuple[Any, ...]
     tags: tuple[str, ...]
     summaries: tuple[str, ...]
     used: frozenset[int]

@@ -312,6 +312,7 @@ def trace(fn: Callable[..., Any], *args: Any, frame: Frame | None = None) -> tup
             variables=frame.variables,
             host=frame.host_recipes,
             checks=tuple(frame.host_checks),
+            by_width=tuple(frame.by_width),
             tags=tuple(frame.tags),
             summaries=tuple(frame.summaries),
             used=used,

@@ -27,6 +27,7 @@ FLOORS = [
     "rowwise",
     "sparse_tensor",
     "host_features",
+    "low_part",
     "summary",
     "metric_base",
     "mean_metrics",

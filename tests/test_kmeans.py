@@ -12,6 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 import estimator as est
 import feature_columns as fc
 from canned import KMeans, KMeansClustering
+from canned.cluster_reports import RelativeToleranceHook
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "kmeans.json").read_text())
 BLOBS = np.float32([[0, 0], [0, 1], [1, 0], [9, 9], [9, 8], [8, 9], [0, 9], [1, 9], [0, 8]])
@@ -59,8 +60,9 @@ def test_steps_over_all_batches_of_one_iteration_are_exact_lloyd():
     np.testing.assert_allclose(parts.cluster_centers(), whole.cluster_centers(), atol=1e-5)
 
 
-def test_resuming_inside_an_iteration_equals_never_stopping(tmp_path):
-    points = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_resuming_inside_an_iteration_equals_never_stopping(dtype, tmp_path):
+    points = np.random.default_rng(0).normal(size=(60, 3)).astype(dtype)
     batches = list(batches_of(points, 10)())
     args = {"initial_clusters": points[:4], "mini_batch_steps_per_iteration": 4, "config": QUIET}
     whole = KMeans(4, **args).train(lambda: iter(batches))
@@ -261,6 +263,42 @@ def test_points_far_from_the_origin_are_assigned_as_in_float64():
     assert min(map(min, kmeans.transform(lambda: points))) >= 0
 
 
+@pytest.mark.parametrize("dtype", ["float64", "int64"])
+@pytest.mark.parametrize("full_batch", [True, False])
+@pytest.mark.parametrize(
+    "first",
+    [None, KMeans.RANDOM_INIT, KMeans.KMEANS_PLUS_PLUS_INIT, lambda points, k: points[:k]],
+    ids=["given", "random", "plus_plus", "function"],
+)
+def test_digits_that_float32_does_not_hold_are_kept(first, full_batch, dtype):
+    near = np.random.default_rng(0).normal(size=(200, 3)) * (1 if dtype == "float64" else 100)
+    near = near.astype(dtype).astype(np.float64)
+    made = []
+    for points, shift in ((near, 0), ((near + 10**9).astype(dtype), 10**9)):
+        given = points[:4] if first is None else first
+        kmeans = KMeans(4, None, given, seed=3, use_mini_batch=not full_batch, config=QUIET)
+        kmeans.train(lambda points=points: points, steps=3)
+        centers = kmeans.cluster_centers()
+        assert centers.dtype == np.float64
+        found = list(kmeans.predict_cluster_index(lambda points=points: {"x": points}))
+        made.append((centers - shift, kmeans.score(lambda points=points: points), found))
+    np.testing.assert_allclose(made[1][0], made[0][0], rtol=1e-4, atol=1e-4)
+    assert made[1][1] == pytest.approx(made[0][1], rel=1e-4)
+    assert made[1][2] == made[0][2]
+
+
+def test_centers_of_float32_points_are_float32():
+    kmeans = KMeans(2, initial_clusters=[[0.1, 0.1], [7.7, 7.7]], config=QUIET)
+    assert kmeans.train(lambda: BLOBS, steps=2).cluster_centers().dtype == np.float32
+
+
+def test_columns_of_several_dtypes_keep_their_digits():
+    wide = 1e9 + np.float64([[0], [1], [10], [11]])
+    kmeans = KMeans(2, initial_clusters=[[1e9, 0], [1e9 + 10, 0]], use_mini_batch=False)
+    kmeans.train(lambda: {"a": wide, "b": np.int32([0, 2, 4, 6])}, steps=2)
+    np.testing.assert_allclose(kmeans.cluster_centers() - [1e9, 0], [[0.5, 1], [10.5, 5]])
+
+
 def test_zero_vectors_have_cosine_distance_one():
     points = np.float32([[1, 0], [0, 1], [0, 0]])
     kmeans = KMeans(2, initial_clusters=points[:2], distance_metric="cosine", config=QUIET)
@@ -280,6 +318,53 @@ def test_relative_tolerance_stops_at_a_loss_of_nothing():
     kmeans = KMeans(1, seed=0, use_mini_batch=False, relative_tolerance=0.1, config=QUIET)
     kmeans.train(lambda: same, steps=1000)
     assert int(kmeans.get_variable_value("global_step")) == 2
+
+
+def test_mini_batch_steps_do_not_wait_for_their_own_loss():
+    class Loss:
+        read = 0
+
+        def __init__(self, value):
+            self.value = value
+
+        def __float__(self):
+            Loss.read += 1
+            return self.value
+
+    class Context:
+        stopped = False
+
+        def request_stop(self):
+            self.stopped = True
+
+    context, hook = Context(), RelativeToleranceHook(0.1, lag=1)
+    for step, value in enumerate([8.0, 4.0, 2.0, 2.0, 2.0]):
+        hook.after_run(context, est.SessionRunValues(Loss(value), None, None))
+        assert Loss.read == step
+        assert context.stopped == (step == 4)
+
+
+def test_the_seed_is_that_of_the_config_where_none_is_given():
+    points = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    made = [
+        KMeans(9, config=QUIET.replace(random_seed=config_seed), seed=seed)
+        .train(lambda: points)
+        .cluster_centers()
+        for config_seed, seed in ((3, None), (None, 3), (4, 3), (4, None))
+    ]
+    for other in made[1:3]:
+        np.testing.assert_array_equal(other, made[0])
+    assert not np.array_equal(made[3], made[0])
+
+
+@pytest.mark.parametrize("retries", [-1, 0, 5])
+def test_any_number_of_retries_finds_far_points(retries):
+    kmeans = KMeans(
+        3, None, KMeans.KMEANS_PLUS_PLUS_INIT, seed=0, kmeans_plus_plus_num_retries=retries
+    )
+    kmeans.train(lambda: BLOBS, steps=1)
+    found = list(kmeans.predict_cluster_index(lambda: BLOBS))
+    assert adjusted_rand_score([0, 0, 0, 1, 1, 1, 2, 2, 2], found) == 1
 
 
 def test_iris_falls_into_its_known_clusters():
