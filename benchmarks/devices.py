@@ -247,10 +247,10 @@ def tuned_allocator():
     )
 
 
-def in_process(arguments, devices, platform="cpu"):
-    """Runs this file in a process of its own with so many devices, and returns what it prints."""
+def in_process(arguments, devices, platform="cpu", file=__file__):
+    """Runs a file in a process of its own with so many devices, and returns what it prints."""
     environment = {**os.environ, "JAX_PLATFORMS": platform, "JAX_NUM_CPU_DEVICES": str(devices)}
-    command = [sys.executable, __file__, *arguments]
+    command = [sys.executable, file, *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout
 

@@ -9,11 +9,13 @@ The names in `__all__` are public; everything else may change.
 """
 
 from estimator import layers, metrics, summary, variables
+from estimator.add_metrics import add_metrics
 from estimator.checkpoint import DamagedCheckpointError, list_variables, load_variable
 from estimator.estimator import Estimator
 from estimator.events import EventWriter
 from estimator.host_features import (
     HostCheck,
+    HostOutput,
     HostRecipe,
     Int64,
     Lookup,
@@ -84,6 +86,7 @@ __all__ = [
     "FinalOpsHook",
     "GlobalStepWaiterHook",
     "HostCheck",
+    "HostOutput",
     "HostRecipe",
     "Int64",
     "LoggingTensorHook",
@@ -108,6 +111,7 @@ __all__ = [
     "SummarySaverHook",
     "Trim",
     "WarmStartSettings",
+    "add_metrics",
     "assign",
     "assign_tree",
     "did_you_mean",

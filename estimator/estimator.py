@@ -71,6 +71,7 @@ class Estimator:
         if self._config.allocator == "tuned":
             allocator.tune()
         self._model = Model(ModelFn(model_fn, params, self._config))
+        self._warm_start_from = warm_start_from
         warm_start = check_warm_start(warm_start_from)
         self._variables = LiveVariables(self.model_dir, self._config, warm_start)
         self._writers = EventWriters()

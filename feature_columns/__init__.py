@@ -36,7 +36,7 @@ from feature_columns.entries import Entries, entries
 from feature_columns.hashing import fingerprint64
 from feature_columns.input_layer import input_layer
 from feature_columns.linear_model import linear_model
-from feature_columns.numeric import numeric_column
+from feature_columns.numeric import NumericColumn, numeric_column
 from feature_columns.parse_spec import FixedLenFeature, VarLenFeature
 from feature_columns.sequence_categorical import (
     sequence_categorical_column_with_hash_bucket,
@@ -44,7 +44,11 @@ from feature_columns.sequence_categorical import (
     sequence_categorical_column_with_vocabulary_file,
     sequence_categorical_column_with_vocabulary_list,
 )
-from feature_columns.sequence_input_layer import concatenate_context_input, sequence_input_layer
+from feature_columns.sequence_input_layer import (
+    concatenate_context_input,
+    sequence_input_layer,
+    sequence_lengths,
+)
 from feature_columns.sequence_numeric import sequence_numeric_column
 from feature_columns.vocabulary import (
     categorical_column_with_vocabulary_file,
@@ -57,6 +61,7 @@ __all__ = [
     "Entries",
     "FeatureColumn",
     "FixedLenFeature",
+    "NumericColumn",
     "SequenceColumn",
     "SequenceDenseColumn",
     "VarLenFeature",
@@ -81,6 +86,7 @@ __all__ = [
     "sequence_categorical_column_with_vocabulary_file",
     "sequence_categorical_column_with_vocabulary_list",
     "sequence_input_layer",
+    "sequence_lengths",
     "sequence_numeric_column",
     "shared_embedding_columns",
     "shared_embeddings",

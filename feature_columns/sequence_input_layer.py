@@ -67,13 +67,37 @@ def sequence_input_layer(
             with est.variable_scope(scopes[column.scope]):
                 parts.append(column.sequence(features, trainable))
     check_same_size("sequence_input_layer", columns, parts)
-    sources = tuple(column.source for column in columns)
-    keys = [key for source in sources for key in source.keys]
-    paths = raw_paths(keys, features, "sequence_input_layer")
-    lengths = est.host_feature(SequenceLengths(sources, paths))
+    lengths = est.host_feature(sequence_lengths(features, columns))
     steps = max(part.shape[1] for part in parts)
     filled = [_filled(column, part, steps) for column, part in zip(columns, parts, strict=True)]
     return jnp.concatenate(filled, axis=2), lengths
+
+
+def sequence_lengths(
+    features: Features, feature_columns: Iterable[SequenceDenseColumn] | SequenceDenseColumn
+) -> est.HostRecipe:
+    """Returns the host recipe that makes the lengths of the sequences of a batch.
+
+    >>> from feature_columns import sequence_numeric_column
+    >>> def net(features):
+    ...     return est.host_feature(sequence_lengths(features, sequence_numeric_column("x")))
+    >>> est.preview(net, {"x": [[1.0, 2.0, 3.0], [4.0]]})[0].tolist()
+    [3, 1]
+
+    Args:
+        features: the features of a batch by name.
+        feature_columns: as for `sequence_input_layer`.
+
+    Returns:
+        A recipe that makes int32 of shape `(batch,)`.
+
+    Raises:
+        ValueError, TypeError: as `sequence_input_layer`.
+    """
+    columns = checked_columns(feature_columns, "sequence_input_layer", _check_sequence)
+    sources = tuple(column.source for column in columns)
+    keys = [key for source in sources for key in source.keys]
+    return SequenceLengths(sources, raw_paths(keys, features, "sequence_input_layer"))
 
 
 def concatenate_context_input(context_input: Any, sequence_input: Any) -> jax.Array:

@@ -1,0 +1,74 @@
+"""RNNClassifier answers what TensorFlow's answered, weight for weight."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import optax
+import pytest
+
+import estimator as est
+import feature_columns as fc
+from canned import RNNClassifier
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "rnn.json").read_text())
+QUIET = est.RunConfig(save_summary_steps=None, log_step_count_steps=None, random_seed=0)
+
+
+def model_of(case):
+    words = fc.sequence_categorical_column_with_vocabulary_list(
+        "tok", case["vocabulary"], num_oov_buckets=case["num_oov_buckets"]
+    )
+    steps = [
+        fc.embedding_column(words, case["embedding_dimension"]),
+        fc.sequence_numeric_column("x", shape=(2,)),
+    ]
+    args = {name: value for name, value in case["args"].items() if value is not None}
+    if "age" in case["features"]:
+        args["context_feature_columns"] = [fc.numeric_column("age")]
+    if "wt" in case["features"]:
+        args["weight_column"] = "wt"
+    args.setdefault("optimizer", optax.sgd(case["learning_rate"]))
+    initial = {name: np.float32(value) for name, value in case["initial"].items()}
+    return RNNClassifier(
+        steps,
+        label_vocabulary=case["label_vocabulary"],
+        config=QUIET,
+        warm_start_from=initial,
+        **args,
+    )
+
+
+def batch_of(case):
+    features = dict(case["features"])
+    for name in ("age", "wt"):
+        if name in features:
+            features[name] = np.float32(features[name])
+    return features, np.array(case["labels"])
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["name"])
+def test_training_follows_the_recorded_one(case):
+    model, batch = model_of(case), batch_of(case)
+    step = 0
+    for at, expected in case["evaluate_at_step"].items():
+        if int(at) > step:
+            model.train(lambda: batch, steps=int(at) - step)
+            step = int(at)
+        results = model.evaluate(lambda: batch)
+        assert results.keys() == expected.keys()
+        assert results == pytest.approx(expected, rel=5e-5, abs=5e-5), at
+    assert {*model.get_variable_names()} - {"global_step"} == {*case["after_6_steps"]}
+    for name, value in case["after_6_steps"].items():
+        np.testing.assert_allclose(
+            model.get_variable_value(name), value, rtol=5e-5, atol=5e-5, err_msg=name
+        )
+    answers = list(model.predict(lambda: batch[0]))
+    assert len(answers) == len(case["predictions"])
+    for answer, expected in zip(answers, case["predictions"], strict=True):
+        assert answer.keys() == expected.keys()
+        for name, value in expected.items():
+            if "classes" in name:
+                assert np.array(answer[name]).tolist() == value
+            else:
+                np.testing.assert_allclose(answer[name], value, rtol=5e-5, atol=5e-5, err_msg=name)
