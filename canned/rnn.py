@@ -52,7 +52,8 @@ class RNNEstimator(est.Estimator):
         optimizer: the name of one of TensorFlow's optimizers, with a learning rate of 0.05 and the
             gradient of each variable clipped to the norm 5; an optax transformation; or a function
             that returns one.
-        config: the settings of the run.
+        config: the settings of the run. Each size that the longest sequence of a batch is filled up
+            to compiles a program; `length_buckets` chooses them.
         warm_start_from: where first variables come from.
         bidirectional: whether other cells read each sequence from its end, too.
         dropout: which part of the outputs of the highest layer is dropped in training.

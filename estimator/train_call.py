@@ -185,6 +185,11 @@ class TrainCall:
         if not savers and (secs or every):
             savers = [CheckpointSaverHook(self.model_dir, secs or None, every or None)]
             chief = [*savers, *chief]
+        if not savers:
+            _LOG.warning(
+                "Checkpoints are off: evaluate, predict and the next train will know nothing of "
+                "what this call learns. Set save_checkpoints_steps or save_checkpoints_secs."
+            )
         elsewhere = [saver.directory for saver in savers if not self._is_own(saver.directory)]
         if savers and len(elsewhere) == len(savers):
             _LOG.warning(

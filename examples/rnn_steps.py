@@ -3,7 +3,7 @@
     python examples/rnn_steps.py                     # about a minute
     python examples/rnn_steps.py --picture steps.png
 
-First, was the number of ones so far odd? Each bit turns the answer round, so that a step needs all
+First, was the number of ones so far odd? Each one turns the answer round, so that a step needs all
 the past; no window of the last bits helps. With `return_sequences=True` labels are lists, too, as
 long as their sequences. All bits are random; those held out come from the same generator.
 
@@ -48,6 +48,7 @@ def make_config(seed):
         random_seed=seed,
         save_summary_steps=0,
         log_step_count_steps=None,
+        continue_input=True,  # else each round would begin with the same batches
         length_buckets=[8, LONGEST],
     )
 
@@ -72,7 +73,7 @@ def learn_parity(args):
         cell_type="gru",
         return_sequences=True,
         model_dir=f"{args.model_dir}/parity",
-        optimizer=optax.adam(0.01),  # the default, Adagrad, finds nothing here
+        optimizer=optax.adam(0.01),  # the default, Adagrad, finds nothing in 1,000 steps
         config=make_config(0),
     )
     print(f"== Parity of 1 to {LONGEST} bits, {len(test_x):,} sequences held out")

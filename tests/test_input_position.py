@@ -70,7 +70,7 @@ def straight(tmp_path_factory):
     return content(model_dir)
 
 
-@pytest.mark.parametrize(("prefetch", "block"), [(0, 1), (1, 4), (3, 1), (3, 4)])
+@pytest.mark.parametrize(("prefetch", "block"), [(0, 1), (3, 4)])
 def test_working_ahead_leaves_the_position_right(model_dir, straight, prefetch, block):
     config = est.RunConfig(
         random_seed=5, save_checkpoints_steps=6, prefetch=prefetch, steps_per_execution=block
@@ -123,7 +123,7 @@ class Counting:
 
 
 @pytest.mark.parametrize(
-    ("as_bytes", "prefetch"), [(False, 0), (False, 2), (True, 2)], ids=["dict", "ahead", "bytes"]
+    ("as_bytes", "prefetch"), [(False, 0), (True, 2)], ids=["dict", "bytes ahead"]
 )
 def test_an_iterator_with_a_position_goes_on_where_the_killed_run_was(tmp_path, as_bytes, prefetch):
     whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")

@@ -163,7 +163,7 @@ def test_labels_and_masks_that_do_not_fit_are_errors_in_words(labels, mask, erro
 
 
 @dataclasses.dataclass(frozen=True)
-class Lengths(est.HostRecipe):
+class WordsOfRows(est.HostRecipe):
     """How many words each row has."""
 
     dtype = np.dtype(np.int32)
@@ -174,10 +174,10 @@ class Lengths(est.HostRecipe):
 
 
 def test_labels_are_compared_with_lengths_where_the_mask_is_computed():
-    head = SequentialHeadWrapper(MultiClassHead(3)).with_lengths(Lengths())
+    head = SequentialHeadWrapper(MultiClassHead(3)).with_lengths(WordsOfRows())
 
     def fn(given, labels):
-        lengths = est.host_feature(Lengths())
+        lengths = est.host_feature(WordsOfRows())
         given = {**given, "sequence_length_mask": jnp.arange(3) < lengths[:, None]}
         return head.loss(labels, given["logits"], given)
 
