@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_training import assert_follows
 
 import canned
 import estimator as est
@@ -52,26 +53,4 @@ def batch_of(case):
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["name"])
 def test_training_follows_the_recorded_one(case):
-    model, batch = model_of(case), batch_of(case)
-    step = 0
-    for at, expected in case["evaluate_at_step"].items():
-        if int(at) > step:
-            model.train(lambda: batch, steps=int(at) - step)
-            step = int(at)
-        results = model.evaluate(lambda: batch)
-        assert results.keys() == expected.keys()
-        assert results == pytest.approx(expected, rel=5e-5, abs=5e-5), at
-    assert {*model.get_variable_names()} - {"global_step"} == {*case["after_6_steps"]}
-    for name, value in case["after_6_steps"].items():
-        np.testing.assert_allclose(
-            model.get_variable_value(name), value, rtol=5e-5, atol=5e-5, err_msg=name
-        )
-    answers = list(model.predict(lambda: batch[0]))
-    assert len(answers) == len(case["predictions"])
-    for answer, expected in zip(answers, case["predictions"], strict=True):
-        assert answer.keys() == expected.keys()
-        for name, value in expected.items():
-            if "classes" in name:
-                assert list(answer[name]) == value
-            else:
-                np.testing.assert_allclose(answer[name], value, rtol=5e-5, atol=5e-5)
+    assert_follows(model_of(case), batch_of(case), case)
