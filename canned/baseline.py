@@ -18,7 +18,7 @@ import numpy as np
 import estimator as est
 from canned.class_heads import class_head
 from canned.head_base import SUM_OVER_BATCH_SIZE, Head
-from canned.head_model import HeadEstimator
+from canned.head_model import HeadEstimator, checked_head
 from canned.optimizers import named_optimizer
 from canned.regression_heads import RegressionHead
 
@@ -64,11 +64,12 @@ class BaselineEstimator(HeadEstimator):
         warm_start_from: Any = None,
     ) -> None:
         who = type(self).__name__
+        size = checked_head(head, who).logits_dimension
         made = named_optimizer(optimizer, where=who, learning_rate=_LEARNING_RATE)
 
         def logits_of(features: Mapping[str, Any], mode: str) -> jax.Array:
             zeros = jax.nn.initializers.zeros
-            bias = est.get_variable("baseline/bias", (head.logits_dimension,), zeros)
+            bias = est.get_variable("baseline/bias", (size,), zeros)
             return jnp.asarray(bias) + est.host_feature(NothingOfRows())
 
         super().__init__(head, logits_of, made, model_dir, config, warm_start_from)

@@ -1,8 +1,10 @@
 """Heads of classifiers: one of two classes, one of many, or any number of many.
 
-BinaryClassHead(thresholds=[0.3, 0.7])
-MultiClassHead(n_classes=3, label_vocabulary=["setosa", "versicolor", "virginica"])
-MultiLabelHead(n_classes=5)
+    BinaryClassHead(thresholds=[0.3, 0.7])
+    MultiClassHead(n_classes=3, label_vocabulary=["setosa", "versicolor", "virginica"])
+    MultiLabelHead(n_classes=5)
+
+Labels are numbers of classes; or their names, where there is a `label_vocabulary`.
 """
 
 from collections.abc import Callable, Sequence
@@ -232,7 +234,12 @@ def class_head(
 
     >>> class_head(2).logits_dimension, class_head(3).logits_dimension
     (1, 3)
+
+    Raises:
+        ValueError: if there are less than two classes.
     """
+    if not is_whole(n_classes, least=2):
+        raise ValueError(f"n_classes must be a whole number of at least 2, got {n_classes!r}.")
     if n_classes == 2:
         return BinaryClassHead(
             weight_column, label_vocabulary=label_vocabulary, loss_reduction=loss_reduction

@@ -1,7 +1,9 @@
 """The points of a clustering: what a batch of features holds, in a model_fn.
 
-points = points_of(features, columns=None, weight_column="weight")
-points.values, points.low, points.weights
+    points = points_of(features, columns=None, weight_column="weight")
+    points.values, points.low, points.weights
+
+Points are an array of rows, columns of a dict side by side, or what feature columns make of it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import estimator as est
 from canned.class_heads import class_head
 from canned.head_base import SUM_OVER_BATCH_SIZE, Head
-from canned.head_model import HeadEstimator, checked_columns
+from canned.head_model import HeadEstimator, checked_columns, checked_head
 from canned.optimizers import named_optimizer
 from canned.regression_heads import RegressionHead
 from estimator import layers
@@ -140,7 +140,7 @@ class DNNEstimator(HeadEstimator):
     ) -> None:
         who = type(self).__name__
         columns = checked_columns(feature_columns, who)
-        size = head.logits_dimension
+        size = checked_head(head, who).logits_dimension
         dnn = DNN(hidden_units, columns, size, activation_fn, dropout, batch_norm, who)
         made = named_optimizer(optimizer, where=who)
         super().__init__(head, dnn, made, model_dir, config, warm_start_from)

@@ -22,7 +22,7 @@ import estimator as est
 from canned.class_heads import class_head
 from canned.dnn import DNN, Activation
 from canned.head_base import SUM_OVER_BATCH_SIZE, Head
-from canned.head_model import HeadEstimator
+from canned.head_model import HeadEstimator, checked_head
 from canned.linear import linear_logits
 from canned.optimizers import by_scope, named_optimizer
 from canned.regression_heads import RegressionHead
@@ -84,7 +84,7 @@ class DNNLinearCombinedEstimator(HeadEstimator):
             )
         parts: list[Any] = []
         optimizers = {}
-        units = head.logits_dimension
+        units = checked_head(head, who).logits_dimension
         if deep:
             parts.append(
                 DNN(dnn_hidden_units or [], deep, units, dnn_activation_fn, dnn_dropout,

@@ -40,8 +40,6 @@ class HeadEstimator(est.Estimator):
         warm_start_from: Any,
     ) -> None:
         who = type(self).__name__
-        if not isinstance(head, Head):
-            raise TypeError(f"{who}: head must be a head such as BinaryClassHead(), got {head!r}.")
 
         def model_fn(features: Any, labels: Any, mode: str) -> est.EstimatorSpec:
             checked_features(features, who)
@@ -49,6 +47,17 @@ class HeadEstimator(est.Estimator):
             return head.create_estimator_spec(features, mode, logits, labels, optimizer)
 
         super().__init__(model_fn, model_dir, config, warm_start_from=warm_start_from)
+
+
+def checked_head(head: Any, who: str) -> Head:
+    """Returns the head.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if not isinstance(head, Head):
+        raise TypeError(f"{who}: head must be a head such as BinaryClassHead(), got {head!r}.")
+    return head
 
 
 def listed(columns: Any) -> list[Any]:

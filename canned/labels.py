@@ -1,8 +1,10 @@
 """Labels of a head: names to ids, and a look at their values, on the host.
 
-kind = LabelKind("MultiClassHead", vocabulary=("cat", "dog", "owl"), whole=True)
-one_each(labels, kind)              # one for each row of a batch
-one_each_step(labels, kind)         # one for each step of each row
+    kind = LabelKind("MultiClassHead", vocabulary=("cat", "dog", "owl"), whole=True)
+    one_each(labels, kind)              # one for each row of a batch
+    one_each_step(labels, kind)         # one for each step of each row
+
+A wrong label is an error in the thread that reads the input, before any step has seen it.
 """
 
 import dataclasses

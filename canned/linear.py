@@ -15,7 +15,7 @@ import jax
 import estimator as est
 from canned.class_heads import class_head
 from canned.head_base import SUM_OVER_BATCH_SIZE, Head
-from canned.head_model import HeadEstimator, checked_columns
+from canned.head_model import HeadEstimator, checked_columns, checked_head
 from canned.optimizers import ftrl, named_optimizer
 from canned.regression_heads import RegressionHead
 from feature_columns import linear_model
@@ -72,11 +72,12 @@ class LinearEstimator(HeadEstimator):
         warm_start_from: Any = None,
     ) -> None:
         who = type(self).__name__
+        size = checked_head(head, who).logits_dimension
         columns = checked_columns(feature_columns, who)
         if optimizer is None:
             optimizer = ftrl(min(_LEARNING_RATE, 1 / math.sqrt(len(columns))))
         made = named_optimizer(optimizer, where=who, learning_rate=_LEARNING_RATE)
-        logits_of = linear_logits(columns, head.logits_dimension, sparse_combiner)
+        logits_of = linear_logits(columns, size, sparse_combiner)
         super().__init__(head, logits_of, made, model_dir, config, warm_start_from)
 
 

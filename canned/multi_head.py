@@ -1,8 +1,10 @@
 """Several heads on one model, each with logits of its own.
 
-head = MultiHead([RegressionHead(name="age"), BinaryClassHead(name="left")], [1.0, 0.5])
-logits = layers.dense(net, head.logits_dimension)       # or a dict, by the names of the heads
-labels = {"age": ages, "left": left}
+    head = MultiHead([RegressionHead(name="age"), BinaryClassHead(name="left")], [1.0, 0.5])
+    logits = layers.dense(net, head.logits_dimension)       # or a dict, by the names of the heads
+    labels = {"age": ages, "left": left}
+
+The loss is the weighted sum of theirs; metrics and predictions go by their names.
 """
 
 from collections.abc import Mapping, Sequence

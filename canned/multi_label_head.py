@@ -1,7 +1,9 @@
 """The head of a classifier that gives each example any number of classes.
 
-head = MultiLabelHead(n_classes=3, label_vocabulary=["red", "green", "blue"])
-head.loss([["red", "blue"], []], logits)        # or multi-hot arrays, lists of ids, SparseTensor
+    head = MultiLabelHead(n_classes=3, label_vocabulary=["red", "green", "blue"])
+    head.loss([["red", "blue"], []], logits)        # or multi-hot arrays, lists of ids, SparseTensor
+
+Each class is told by itself, whatever the others are.
 """
 
 import dataclasses

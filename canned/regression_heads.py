@@ -1,8 +1,10 @@
 """Heads of regressors: numbers, counts, and probabilities.
 
-RegressionHead(label_dimension=2)
-PoissonRegressionHead()
-LogisticRegressionHead()
+    RegressionHead(label_dimension=2)
+    PoissonRegressionHead()
+    LogisticRegressionHead()
+
+Predictions are the logits, or what an inverse link function makes of them.
 """
 
 from collections.abc import Callable, Sequence

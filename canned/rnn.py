@@ -15,7 +15,7 @@ import estimator as est
 import feature_columns as fc
 from canned.class_heads import class_head
 from canned.head_base import SUM_OVER_BATCH_SIZE, Head
-from canned.head_model import checked_columns, checked_features, listed
+from canned.head_model import checked_columns, checked_features, checked_head, listed
 from canned.optimizers import named_optimizer
 from canned.rnn_cells import RNNCell
 from canned.rnn_network import RNNNetwork, cells_of
@@ -83,8 +83,7 @@ class RNNEstimator(est.Estimator):
         pooling: str = "last",
     ) -> None:
         who = type(self).__name__
-        if not isinstance(head, Head):
-            raise TypeError(f"{who}: head must be a head such as BinaryClassHead(), got {head!r}.")
+        checked_head(head, who)
         if bool(return_sequences) != isinstance(head, SequentialHeadWrapper):
             raise ValueError(
                 f"{who}: return_sequences=True and a SequentialHeadWrapper go together, got "

@@ -1,7 +1,9 @@
 """The network of a recurrent model: from features to logits.
 
-network = RNNNetwork(sequence_columns, [], cells_of([32], "lstm", None, "doc"), units=3, ...)
-logits, lengths = network(features, mode)       # (batch, 3), (batch,)
+    network = RNNNetwork(sequence_columns, [], cells_of([32], "lstm", None, "doc"), units=3, ...)
+    logits, lengths = network(features, mode)       # (batch, 3), (batch,)
+
+It knows no labels: what is made of the logits is a matter of heads.
 """
 
 import functools

@@ -1,8 +1,10 @@
 """A head for each step of a sequence: another head, and a mask of the steps that are there.
 
-head = SequentialHeadWrapper(MultiClassHead(n_classes=3))
-features["sequence_length_mask"]        # bools of shape (batch, steps)
-logits                                  # of shape (batch, steps, 3)
+    head = SequentialHeadWrapper(MultiClassHead(n_classes=3))
+    features["sequence_length_mask"]        # bools of shape (batch, steps)
+    logits                                  # of shape (batch, steps, 3)
+
+Steps behind the end of a sequence count nowhere.
 """
 
 import dataclasses

@@ -271,7 +271,7 @@ def test_context_is_given_to_each_step():
         ({"units": [4], "pooling": "sum"}, "pooling must be one of"),
         ({"units": [4], "pooling": "max", "return_sequences": True}, "pooling must be one of"),
         ({"units": [4], "dropout": 1.0}, "dropout must be a part"),
-        ({"units": [4], "n_classes": 1}, "n_classes must be a whole number above 2"),
+        ({"units": [4], "n_classes": 1}, "n_classes must be a whole number of at least 2"),
         ({"units": [4], "optimizer": "adagrad"}, 'Did you mean "Adagrad"'),
         ({"units": [4], "sequence_feature_columns": []}, "must hold at least one column"),
         (
