@@ -1,7 +1,7 @@
 """The head of a classifier that gives each example any number of classes.
 
     head = MultiLabelHead(n_classes=3, label_vocabulary=["red", "green", "blue"])
-    head.loss([["red", "blue"], []], logits)        # or multi-hot arrays, lists of ids, SparseTensor
+    head.loss([["red", "blue"], []], logits)        # or lists of ids, multi-hot arrays
 
 Each class is told by itself, whatever the others are.
 """
