@@ -34,6 +34,11 @@ class NothingOfRows(est.HostRecipe):
 
     def __call__(self, features: Any, labels: Any) -> np.ndarray:
         """Returns zeros of shape (batch, 1)."""
+        if not features:
+            raise ValueError(
+                "A baseline looks at no feature, but the number of rows comes from them: "
+                "input_fn must give at least one."
+            )
         first = next(iter(features.values()))
         sparse = isinstance(first, est.SparseTensor)
         rows = int(np.asarray(first.dense_shape)[0]) if sparse else len(first)

@@ -105,7 +105,8 @@ class BinaryClassHead(ClassHead):
     @property
     def label_kind(self) -> LabelKind:
         """Names, or numbers from 0 to 1."""
-        return LabelKind(str(self), self.label_vocabulary, low=0, high=1)
+        cure = "Of two classes they are 0 and 1, or the probability of class 1."
+        return LabelKind(str(self), self.label_vocabulary, low=0, high=1, cure=cure)
 
     def prepared_labels(self, labels: Any) -> jax.Array:
         """Returns the probability of class 1, float32."""
@@ -198,7 +199,8 @@ class MultiClassHead(ClassHead):
     @property
     def label_kind(self) -> LabelKind:
         """Names, or numbers of classes."""
-        return LabelKind(str(self), self.label_vocabulary, True, 0, self.n_classes - 1)
+        cure = "Classes are counted from 0: n_classes is one more than the largest label."
+        return LabelKind(str(self), self.label_vocabulary, True, 0, self.n_classes - 1, cure)
 
     def example_losses(self, examples: Examples) -> jax.Array:
         """Returns the cross-entropy of the softmax."""

@@ -22,7 +22,7 @@ import estimator as est
 from canned.class_heads import class_head
 from canned.dnn import DNN, Activation
 from canned.head_base import SUM_OVER_BATCH_SIZE, Head
-from canned.head_model import HeadEstimator, checked_head
+from canned.head_model import HeadEstimator, checked_head, listed
 from canned.linear import linear_logits
 from canned.optimizers import by_scope, named_optimizer
 from canned.regression_heads import RegressionHead
@@ -71,7 +71,10 @@ class DNNLinearCombinedEstimator(HeadEstimator):
         warm_start_from: Any = None,
     ) -> None:
         who = type(self).__name__
-        wide, deep = list(linear_feature_columns or []), list(dnn_feature_columns or [])
+        wide, deep = (
+            [] if columns is None else listed(columns)
+            for columns in (linear_feature_columns, dnn_feature_columns)
+        )
         if not wide and not deep:
             raise ValueError(
                 f"{who}: linear_feature_columns and dnn_feature_columns are both empty. Give "

@@ -108,15 +108,19 @@ class Head(abc.ABC):
         Raises:
             ValueError: if logits, labels or weights are not what the head takes.
         """
-        answers = self.predictions(logits)
         if mode == est.ModeKeys.PREDICT:
+            answers = self.predictions(logits)
             return est.EstimatorSpec(
                 mode, predictions=answers, export_outputs=self.export_outputs(answers)
             )
         loss = self.loss(labels, logits, features, mode, regularization_losses)
         if mode == est.ModeKeys.EVAL:
-            reported = self.metrics(labels, logits, features, regularization_losses)
-            return est.EstimatorSpec(mode, predictions=answers, loss=loss, eval_metric_ops=reported)
+            return est.EstimatorSpec(
+                mode,
+                predictions=self.predictions(logits),
+                loss=loss,
+                eval_metric_ops=self.metrics(labels, logits, features, regularization_losses),
+            )
         return est.EstimatorSpec(mode, loss=loss, train_op=optimizer)
 
 
@@ -321,6 +325,11 @@ class ExampleHead(Head):
             losses = self._loss_fn(labels=examples.labels, logits=examples.logits, **given)
             losses = jnp.asarray(losses)
             losses = self.of_rank(losses, examples.logits, "losses", {self.loss_width})
+        kind = self.label_kind
+        if kind.is_bounded:
+            # Labels that were on the device already have passed no check on the host.
+            good = (examples.labels >= kind.low) & (examples.labels <= kind.high)
+            losses = jnp.where(jnp.all(good, -1, keepdims=True), losses, jnp.nan)
         return losses if examples.present is None else jnp.where(examples.present, losses, 0)
 
     def reduced(
@@ -359,6 +368,7 @@ def chosen(made: dict[Any, Any], keys: Sequence[Any] | None, where: str) -> dict
     Raises:
         ValueError: if there is no such prediction.
     """
+    keys = [keys] if isinstance(keys, str) else keys
     unknown = sorted({*(keys or ())} - made.keys(), key=str)
     if unknown:
         hint = est.did_you_mean(str(unknown[0]), map(str, made))

@@ -69,8 +69,8 @@ def checked_features(features: Any, who: str) -> None:
     """Raises a ValueError if the features are no dict."""
     if not isinstance(features, Mapping):
         raise ValueError(
-            f"{who}: features must be a dict by the names of the columns, got "
-            f"{type(features).__name__}. Return {{name: array}} from input_fn."
+            f"{who}: features must be a dict by the names of the columns, not one array or a "
+            "tuple. Return {name: array} from input_fn."
         )
 
 

@@ -31,6 +31,7 @@ class LabelKind(est.Recipe):
         whole: whether they are whole numbers.
         low: the smallest that may be.
         high: the largest that may be.
+        cure: what to do about another, for error messages.
     """
 
     where: str
@@ -38,6 +39,7 @@ class LabelKind(est.Recipe):
     whole: bool = False
     low: float = -np.inf
     high: float = np.inf
+    cure: str = "Look at what input_fn makes of them."
 
     @property
     def is_bounded(self) -> bool:
@@ -48,13 +50,9 @@ class LabelKind(est.Recipe):
         """Raises a ValueError if a label is out of range, and says which."""
         good = (values >= self.low) & (values <= self.high)
         if not good.all():
-            if self.whole:
-                cure = "Classes are counted from 0: n_classes is one more than the largest label."
-            else:
-                cure = "Of two classes they are 0 and 1, or the probability of class 1."
             raise ValueError(
                 f"{self.where}: labels must lie between {self.low:g} and {self.high:g}, got "
-                f"{values[~good].flat[0]}. {cure}"
+                f"{values[~good].flat[0]}. {self.cure}"
             )
 
     def ids(self, names: np.ndarray) -> np.ndarray:
@@ -122,7 +120,8 @@ def one_each_step(values: Any, kind: LabelKind, lengths: est.HostRecipe | None =
         values: a leaf as a model_fn was given it: an array with padding, lists of different
             lengths, or a `SparseTensor`.
         kind: what they must be.
-        lengths: makes the lengths of the sequences; None: they are not compared.
+        lengths: makes the lengths of the sequences, or bools of shape (batch, steps) that tell
+            which steps are there; None: they are not compared.
 
     Raises:
         ValueError: if they are something else; or, in the thread that reads the input, if a row
@@ -210,22 +209,31 @@ class StepLabels(est.HostRecipe):
         """
         rows, ragged = _rows(est.raw_value(self.path, features, labels), self.kind.where)
         widths = np.array([len(row) for row in rows], np.int64)
-        need = widths
-        if self.lengths is not None:
-            need = np.asarray(self.lengths(features, labels), np.int64)
-            wrong = widths != need if ragged else widths < need
-            if wrong.any():
-                row = int(np.argmax(wrong))
-                raise ValueError(
-                    f"{self.kind.where}: row {row} has {widths[row]} labels or weights, but its "
-                    f"sequence has {need[row]} steps. Each step needs one."
-                )
-        steps = int(need.max(initial=0))
-        present = np.arange(steps) < need[:, None]
-        flat = [value for row, n in zip(rows, need, strict=True) for value in row[:n]]
+        present = self._present(features, labels, widths)
+        need = np.where(present, np.arange(1, present.shape[1] + 1), 0).max(1, initial=0)
+        # Rows that say how long they are may leave out the steps that are not there.
+        short = ragged & (widths == present.sum(1))
+        wrong = ~short & ((widths != need) if ragged else (widths < need))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise ValueError(
+                f"{self.kind.where}: row {row} has {widths[row]} labels or weights, but its "
+                f"sequence has {need[row]} steps. Each step needs one."
+            )
+        flat: list[Any] = []
+        for number, values in enumerate(rows):
+            there = np.flatnonzero(present[number])
+            flat += values if short[number] else [values[i] for i in there]
         made = np.zeros(present.shape, self.dtype)
         made[present] = self._numbers(flat)
         return made
+
+    def _present(self, features: Any, labels: Any, widths: np.ndarray) -> np.ndarray:
+        """Returns which steps are there, bools of shape (batch, steps)."""
+        told = widths if self.lengths is None else np.asarray(self.lengths(features, labels))
+        if told.ndim == 2:
+            return told != 0
+        return np.arange(int(told.max(initial=0))) < told[:, None]
 
     def _numbers(self, flat: list[Any]) -> np.ndarray:
         if self.kind.vocabulary is not None:
@@ -277,9 +285,9 @@ def checked_vocabulary(vocabulary: Any, n_classes: int, where: str) -> tuple[str
         raise ValueError(
             f"{where}: label_vocabulary must be a list of strings, got {vocabulary!r}."
         )
-    if len(set(vocabulary)) != n_classes:
+    if not len(set(vocabulary)) == len(vocabulary) == n_classes:
         raise ValueError(
-            f"{where}: label_vocabulary has {len(set(vocabulary))} different names, but there are "
-            f"{n_classes} classes. Name each class once."
+            f"{where}: label_vocabulary has {len(vocabulary)} names, {len(set(vocabulary))} "
+            f"different names, but there are {n_classes} classes. Name each class once."
         )
     return tuple(vocabulary)

@@ -84,7 +84,8 @@ class MultiLabelHead(ClassHead):
     @property
     def label_kind(self) -> LabelKind:
         """0 and 1."""
-        return LabelKind(str(self), low=0, high=1)
+        cure = "They are 1 for the classes of an example, 0 for the others."
+        return LabelKind(str(self), low=0, high=1, cure=cure)
 
     def prepared_labels(self, labels: Any) -> jax.Array:
         """Returns 0 and 1 for each class, float32."""

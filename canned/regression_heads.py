@@ -127,6 +127,11 @@ class PoissonRegressionHead(RegressionHead):
         super().__init__(label_dimension, weight_column, loss_reduction, None, jnp.exp, name)
         self._compute_full_loss = compute_full_loss
 
+    @property
+    def label_kind(self) -> LabelKind:
+        """Counts."""
+        return LabelKind(str(self), low=0, cure="They are counts.")
+
     def example_losses(self, examples: Examples) -> jax.Array:
         """Returns the negative logarithm of the likelihood of each number."""
         z, y = examples.logits, examples.labels
@@ -156,7 +161,7 @@ class LogisticRegressionHead(RegressionHead):
     @property
     def label_kind(self) -> LabelKind:
         """Numbers from 0 to 1."""
-        return LabelKind(str(self), low=0, high=1)
+        return LabelKind(str(self), low=0, high=1, cure="They are probabilities.")
 
     def example_losses(self, examples: Examples) -> jax.Array:
         """Returns the cross-entropy of the sigmoid."""

@@ -141,7 +141,7 @@ class SequentialHeadWrapper(Head):
         lengths = self._lengths
         if lengths is None:
             path = est.raw_path(features[self.sequence_length_mask])
-            lengths = None if path is None else MaskLengths(path)
+            lengths = None if path is None else RawMask(path)
         found = one_each_step(labels, head.label_kind, lengths)
         weights = None
         if head.weight_column is not None:
@@ -186,17 +186,16 @@ class SequentialHeadWrapper(Head):
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskLengths(est.HostRecipe):
-    """Where the last step of a mask is that is there, for each row."""
+class RawMask(est.HostRecipe):
+    """A mask as input_fn gave it."""
 
     path: tuple[Any, ...]
-    dtype = np.dtype(np.int32)
-    dims = ("batch",)
+    dtype = np.dtype(bool)
+    dims = ("batch", "count")
 
     def __call__(self, features: Any, labels: Any) -> np.ndarray:
-        """Returns int32 of shape (batch,)."""
-        mask = np.asarray(est.raw_value(self.path, features, labels)) != 0
-        return np.where(mask, np.arange(1, mask.shape[1] + 1), 0).max(1, initial=0).astype(np.int32)
+        """Returns bools of shape (batch, steps)."""
+        return np.asarray(est.raw_value(self.path, features, labels)) != 0
 
 
 @dataclasses.dataclass(frozen=True)

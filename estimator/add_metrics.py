@@ -53,11 +53,13 @@ def add_metrics(estimator: Estimator, metric_fn: Callable[..., Mapping[str, Metr
         raise TypeError(f"add_metrics: estimator must be an Estimator, got {estimator!r}.")
     if not callable(metric_fn):
         raise TypeError(f"add_metrics: metric_fn must be a function, got {metric_fn!r}.")
-    takes = list(inspect.signature(metric_fn).parameters)
-    strange = [name for name in takes if name not in _ARGUMENTS]
+    parameters = inspect.signature(metric_fn).parameters
+    takes = [name for name in parameters if name in _ARGUMENTS]
+    needed = [name for name, p in parameters.items() if p.default is p.empty]
+    strange = [name for name in needed if name not in _ARGUMENTS]
     if strange:
         raise ValueError(
-            f"add_metrics: metric_fn takes {takes}, but it is called with some of "
+            f"add_metrics: metric_fn takes {needed}, but it is called with some of "
             f"{list(_ARGUMENTS)}, by name.{did_you_mean(strange[0], _ARGUMENTS)}"
         )
     inner = estimator.model_fn

@@ -216,13 +216,14 @@ class Feed:
         raw = self._source.next()
         if raw is None:
             return None
-        if self._source.constant and self._recent is not None:
-            return self._again(self._recent)
+        recent = self._recent  # once: another thread may prepare a batch of a new kind
+        if self._source.constant and recent is not None:
+            return self._again(recent)
         features, labels = raw
         batch = Batch(features, labels if self._with_labels else None, self._like)
         self._like = batch
-        if self._recent is not None and self._is_same(batch, self._recent.batch):
-            return self._again(self._recent)
+        if recent is not None and self._is_same(batch, recent.batch):
+            return self._again(recent)
         binding = self._bindings.find(batch)
         if binding is None:
             return _RawItem(batch, self._state())
@@ -239,8 +240,9 @@ class Feed:
     def _again(self, item: Item) -> Item:
         """Returns an item for the next time that a batch comes: it stays on the device."""
         inputs = item.inputs if self._place is not None else jax.device_put(item.inputs)
-        self._recent = dataclasses.replace(item, position=self._state(), inputs=inputs)
-        return self._recent
+        again = dataclasses.replace(item, position=self._state(), inputs=inputs)
+        self._recent = again
+        return again
 
     def _read_in_thread(self) -> Item | _RawItem | None:
         item = self._read()
@@ -253,8 +255,9 @@ class Feed:
         inputs = binding.prepare(batch, copy=not self._source.fresh)
         if self._place is not None:
             inputs = self._place(inputs)
-        self._recent = Item(batch, position, binding, inputs)
-        return self._recent
+        made = Item(batch, position, binding, inputs)
+        self._recent = made
+        return made
 
 
 def prefetch_depth(wanted: int | None, binding: Binding, placement: Placement) -> int:
@@ -271,7 +274,7 @@ def prefetch_depth(wanted: int | None, binding: Binding, placement: Placement) -
 
 
 def _is_frozen(leaf: Any) -> bool:
-    """Whether nobody can change an array: neither itself nor what it is a view of."""
+    """Whether an array is read-only, and what it is a view of, too: it is taken at its word."""
     while isinstance(leaf, np.ndarray) and not leaf.flags.writeable:
         if leaf.base is None:
             return True

@@ -427,3 +427,21 @@ def test_heads_say_which_dtype_they_mean():
         assert loss > 0
         assert all(np.isfinite(value) for value in metrics.values())
     assert seen(MultiLabelHead(3), LOGITS[0], [[0], [], [1, 2]])[0] > 0
+
+
+def test_a_mask_with_holes_asks_for_no_labels_there():
+    head = SequentialHeadWrapper(BinaryClassHead())
+    logits = np.float32([[[1.0], [9.0], [-2.0]], [[0.5], [9.0], [9.0]]])
+    mask = np.array([[1, 0, 1], [1, 0, 0]])
+
+    def fn(given, labels):
+        return head.loss(labels, given["logits"], given)
+
+    given = {"logits": logits, "sequence_length_mask": mask}
+    dense = np.array([[0, -1, 1], [1, -1, -1]])
+    short = est.SparseTensor(
+        np.array([[0, 0], [0, 1], [1, 0]]), np.array([0, 1, 1]), np.array([2, 2])
+    )
+    wanted = np.mean([np.log1p(np.exp(1.0)), np.log1p(np.exp(2.0)), np.log1p(np.exp(-0.5))])
+    for labels in (dense, short):
+        assert est.preview(fn, given, labels)[0] == pytest.approx(wanted, rel=1e-5)
