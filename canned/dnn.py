@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import estimator as est
 from canned.class_heads import class_head
 from canned.head_base import SUM_OVER_BATCH_SIZE, Head
-from canned.head_model import HeadEstimator, checked_columns, checked_head
+from canned.head_model import HeadEstimator, checked_columns, checked_dropout, checked_head
 from canned.optimizers import named_optimizer
 from canned.regression_heads import RegressionHead
 from estimator import layers
@@ -58,11 +58,7 @@ class DNN:
         self._units = units
         self._activation_fn = activation_fn
         self._batch_norm = batch_norm
-        if dropout is not None and not 0 <= dropout < 1:
-            raise ValueError(
-                f"{who}: dropout must be a part, at least 0 and below 1, or None; got {dropout!r}."
-            )
-        self._dropout = dropout
+        self._dropout = checked_dropout(dropout, who)
 
     def __call__(self, features: Mapping[str, Any], mode: str) -> jax.Array:
         """Returns logits of shape (batch, units)."""

@@ -74,6 +74,19 @@ def checked_features(features: Any, who: str) -> None:
         )
 
 
+def checked_dropout(dropout: Any, who: str) -> float | None:
+    """Returns the part that is dropped in training; None: nothing.
+
+    Raises:
+        ValueError: if it is no such part.
+    """
+    if dropout is not None and not 0 <= dropout < 1:
+        raise ValueError(
+            f"{who}: dropout must be a part, at least 0 and below 1, or None; got {dropout!r}."
+        )
+    return None if dropout is None else float(dropout)
+
+
 def checked_columns(columns: Any, who: str, what: str = "feature_columns") -> list[Any]:
     """Returns columns as a list.
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 import estimator as est
 import feature_columns as fc
+from canned.head_model import checked_dropout
 from canned.rnn_cells import (
     GRUCell,
     LSTMCell,
@@ -130,17 +131,13 @@ class RNNNetwork:
                 f"return_sequences=False; got {pooling!r}."
                 f"{est.did_you_mean(str(pooling), list(_POOLINGS))}"
             )
-        if dropout is not None and not 0 <= dropout < 1:
-            raise ValueError(
-                f"{who}: dropout must be a part, at least 0 and below 1, or None; got {dropout!r}."
-            )
         self.sequence = list(sequence)
         self._context = list(context)
         self._cells = cells
         self._units = units
         self._return_sequences = return_sequences
         self._bidirectional = bidirectional
-        self._dropout = dropout
+        self._dropout = checked_dropout(dropout, who)
         self._pooling = pooling
 
     def __call__(self, features: Mapping[str, Any], mode: str) -> tuple[jax.Array, jax.Array]:

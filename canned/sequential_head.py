@@ -29,13 +29,13 @@ class SequentialHeadWrapper(Head):
         static_head: what is told of each step.
         sequence_length_mask: the name of a feature: which steps are there, bools of shape
             (batch, steps).
-        feature_columns: the name, or names, of features that hold a number for each step, such as
-            its weight; accepted as in TensorFlow, the head knows its weights.
+        feature_columns: the names of features that hold a number for each step, as in TensorFlow:
+            none but the weight_column of the other head.
         lengths: makes the lengths of the sequences, with which the labels are compared on the host;
             None: those of the mask, where input_fn gave it.
 
     Raises:
-        TypeError: if an argument is not what it should be.
+        ValueError, TypeError: if an argument is not what it should be.
     """
 
     def __init__(
@@ -55,7 +55,13 @@ class SequentialHeadWrapper(Head):
                 "SequentialHeadWrapper: sequence_length_mask must be the name of a feature, got "
                 f"{sequence_length_mask!r}."
             )
-        del feature_columns
+        named = [feature_columns] if isinstance(feature_columns, str) else feature_columns or []
+        if any(name != static_head.weight_column for name in named):
+            raise ValueError(
+                f"SequentialHeadWrapper: feature_columns are {feature_columns!r}, but the "
+                f"weight_column of {static_head} is {static_head.weight_column!r}. Give the name "
+                "to the head."
+            )
         self.static_head = static_head
         self.sequence_length_mask = sequence_length_mask
         self.name = static_head.name
@@ -142,21 +148,28 @@ class SequentialHeadWrapper(Head):
         if lengths is None:
             path = est.raw_path(features[self.sequence_length_mask])
             lengths = None if path is None else RawMask(path)
-        found = one_each_step(labels, head.label_kind, lengths)
-        weights = None
-        if head.weight_column is not None:
-            raw, kind = head.raw_weights(features), LabelKind(f"{head} (weights)")
-            is_array = isinstance(raw, jax.Array | np.ndarray)
-            if is_array and (raw.ndim == 1 or raw.shape[1:] == (1,)):
-                made = jnp.asarray(raw, jnp.float32).reshape(-1, 1)
-                made = jnp.broadcast_to(made, mask.shape)
-            else:
-                made = _to_steps(one_each_step(raw, kind, lengths), steps)
-            weights = head.normalized(made)[..., None]
-        ready = _to_steps(found, steps)[..., None]
+        ready = _to_steps(one_each_step(labels, head.label_kind, lengths), steps)[..., None]
         if not head.label_kind.whole:
             ready = ready.astype(jnp.float32)
+        weights = self._weights(features, lengths, mask.shape)
         return Examples(ready, logits, weights, mask[..., None], features)
+
+    def _weights(
+        self, features: Any, lengths: est.HostRecipe | None, shape: tuple[int, ...]
+    ) -> jax.Array | None:
+        """Returns the weights of steps, of shape (batch, steps, 1): their own, or a sequence's."""
+        head = self.static_head
+        if head.weight_column is None:
+            return None
+        raw = head.raw_weights(features)
+        is_array = isinstance(raw, jax.Array | np.ndarray)
+        if is_array and (raw.ndim == 1 or raw.shape[1:] == (1,)):
+            of_rows = jnp.asarray(raw, jnp.float32).reshape(-1, 1)
+            made = jnp.broadcast_to(of_rows, shape)
+        else:
+            kind = LabelKind(f"{head} (weights)")
+            made = _to_steps(one_each_step(raw, kind, lengths), shape[1])
+        return head.normalized(made)[..., None]
 
     def _checked_logits(self, logits: Any) -> jax.Array:
         logits = self.static_head.checked_logits(logits)
