@@ -1,11 +1,13 @@
 """What canned models with a head have in common: a function of the features, a head, an optimizer.
 
-class MyEstimator(HeadEstimator):
-    def __init__(self, head, columns, model_dir=None, optimizer="Adagrad", config=None):
-        def logits_of(features, mode):
-            return layers.dense(input_layer(features, columns), head.logits_dimension)
+    class MyEstimator(HeadEstimator):
+        def __init__(self, head, columns, model_dir=None, optimizer="Adagrad", config=None):
+            def logits_of(features, mode):
+                return layers.dense(input_layer(features, columns), head.logits_dimension)
 
-        super().__init__(head, logits_of, named_optimizer(optimizer, ...), model_dir, config)
+            super().__init__(head, logits_of, named_optimizer(optimizer, ...), model_dir, config)
+
+Such a model looks at no labels, and its head at no features but weights.
 """
 
 import os

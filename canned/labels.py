@@ -220,11 +220,14 @@ class StepLabels(est.HostRecipe):
                 f"{self.kind.where}: row {row} has {widths[row]} labels or weights, but its "
                 f"sequence has {need[row]} steps. Each step needs one."
             )
+        made = np.zeros(present.shape, self.dtype)
+        if isinstance(rows, np.ndarray):
+            made[present] = self._numbers(rows[:, : present.shape[1]][present[:, : rows.shape[1]]])
+            return made
         flat: list[Any] = []
         for number, values in enumerate(rows):
             there = np.flatnonzero(present[number])
             flat += values if short[number] else [values[i] for i in there]
-        made = np.zeros(present.shape, self.dtype)
         made[present] = self._numbers(flat)
         return made
 
@@ -235,18 +238,18 @@ class StepLabels(est.HostRecipe):
             return told != 0
         return np.arange(int(told.max(initial=0))) < told[:, None]
 
-    def _numbers(self, flat: list[Any]) -> np.ndarray:
+    def _numbers(self, flat: Any) -> np.ndarray:
         if self.kind.vocabulary is not None:
             names = np.empty(len(flat), object)
             names[:] = flat
             return self.kind.ids(names)
         numbers = np.asarray(flat)
-        if flat and (numbers.dtype.kind not in "biuf" or numbers.ndim != 1):
+        if len(flat) and (numbers.dtype.kind not in "biuf" or numbers.ndim != 1):
             raise ValueError(
                 f"{self.kind.where}: labels of steps must be numbers, got {flat[0]!r}. Names need "
                 "label_vocabulary."
             )
-        if flat and self.kind.whole and numbers.dtype.kind not in "biu":
+        if len(flat) and self.kind.whole and numbers.dtype.kind not in "biu":
             raise ValueError(
                 f"{self.kind.where}: labels must be whole numbers, got {numbers.dtype}. Cast them "
                 "in input_fn: labels.astype(np.int32)."
@@ -256,20 +259,18 @@ class StepLabels(est.HostRecipe):
         return numbers
 
 
-def _rows(raw: Any, where: str) -> tuple[list[list[Any]], bool]:
+def _rows(raw: Any, where: str) -> tuple[list[list[Any]] | np.ndarray, bool]:
     """Returns the values of each row, and whether rows say how long they are."""
+    if isinstance(raw, jax.Array | np.ndarray) and raw.dtype != object and raw.ndim > 1:
+        return np.asarray(raw).reshape(len(raw), -1), False
     if isinstance(raw, est.SparseTensor):
         found = fc.entries(raw, where)
         rows: list[list[Any]] = [[] for _ in range(found.shape[0])]
         for row, value in zip(found.positions[0], found.values, strict=True):
             rows[row].append(value)
         return rows, True
-    rows = [np.ravel(row).tolist() if np.ndim(row) else [row] for row in _listed(raw)]
+    rows = [np.ravel(row).tolist() if np.ndim(row) else [row] for row in raw]
     return rows, len({len(row) for row in rows}) > 1
-
-
-def _listed(raw: Any) -> list[Any]:
-    return list(np.asarray(raw)) if isinstance(raw, jax.Array | np.ndarray) else list(raw)
 
 
 def checked_vocabulary(vocabulary: Any, n_classes: int, where: str) -> tuple[str, ...] | None:

@@ -1,9 +1,11 @@
 """More metrics for an Estimator that is there already.
 
-def more(labels, predictions):
-    return {"f1": ...}
+    def more(labels, predictions):
+        return {"f1": ...}
 
-est.add_metrics(classifier, more).evaluate(input_fn)
+    est.add_metrics(classifier, more).evaluate(input_fn)
+
+The model, its checkpoints and what it reports already stay as they are.
 """
 
 import inspect

@@ -411,6 +411,26 @@ def test_four_devices_find_what_one_finds():
     assert made[1][1] == pytest.approx(made[0][1], rel=1e-5)
 
 
+def test_an_export_answers_indices_distances_and_the_centers():
+    kmeans = KMeans(2, initial_clusters=BLOBS[[0, 3]], config=QUIET)
+    values = {"clusters": BLOBS[[0, 3]], "clusters_low": np.zeros((2, 2)), "origin": np.zeros(2)}
+
+    def exports(points):
+        return kmeans.model_fn(points, None, est.ModeKeys.PREDICT).export_outputs
+
+    made = est.preview(exports, BLOBS, variables={k: np.float32(v) for k, v in values.items()})[0]
+    assert sorted(made) == [
+        "all_distances",
+        "cluster_centers",
+        "cluster_index",
+        "predict",
+        "serving_default",
+    ]
+    assert made["serving_default"]["output"].finish().tolist() == [0] * 3 + [1] * 3 + [0, 1, 0]
+    assert made["all_distances"]["output"].shape == (9, 2)
+    np.testing.assert_array_equal(made["cluster_centers"]["output"], BLOBS[[0, 3]])
+
+
 def test_both_names_are_one_class():
     assert KMeansClustering is KMeans
     assert KMeans.CLUSTER_CENTERS_VAR_NAME == "clusters"
