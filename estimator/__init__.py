@@ -11,8 +11,18 @@ The names in `__all__` are public; everything else may change.
 from estimator import layers, metrics, summary, variables
 from estimator.add_metrics import add_metrics
 from estimator.checkpoint import DamagedCheckpointError, list_variables, load_variable
+from estimator.early_stopping import (
+    make_early_stopping_hook,
+    make_stop_at_checkpoint_step_hook,
+    stop_if_higher_hook,
+    stop_if_lower_hook,
+    stop_if_no_decrease_hook,
+    stop_if_no_increase_hook,
+)
 from estimator.estimator import Estimator
 from estimator.events import EventWriter
+from estimator.exporter import BestExporter, Exporter, FinalExporter, LatestExporter
+from estimator.history_plot import plot_history
 from estimator.host_features import (
     HostCheck,
     HostOutput,
@@ -28,6 +38,7 @@ from estimator.host_features import (
     raw_path,
     raw_value,
 )
+from estimator.in_memory_evaluator import InMemoryEvaluatorHook
 from estimator.inputs import numpy_input_fn, pandas_input_fn
 from estimator.low_part import low_part
 from estimator.messages import did_you_mean
@@ -61,6 +72,7 @@ from estimator.step_waiter import GlobalStepWaiterHook
 from estimator.stop_hooks import NanTensorHook, StopAtStepHook
 from estimator.summary import tag
 from estimator.timers import SecondOrStepTimer
+from estimator.training import EvalSpec, TrainSpec, train_and_evaluate
 from estimator.variables import (
     assign,
     assign_tree,
@@ -76,19 +88,25 @@ from estimator.warm_start import WarmStartSettings
 __version__ = "0.1.0"
 
 __all__ = [
+    "BestExporter",
     "CheckpointSaverHook",
     "CheckpointSaverListener",
     "DamagedCheckpointError",
     "DataParallel",
     "Estimator",
     "EstimatorSpec",
+    "EvalSpec",
     "EventWriter",
+    "Exporter",
+    "FinalExporter",
     "FinalOpsHook",
     "GlobalStepWaiterHook",
     "HostCheck",
     "HostOutput",
     "HostRecipe",
+    "InMemoryEvaluatorHook",
     "Int64",
+    "LatestExporter",
     "LoggingTensorHook",
     "Lookup",
     "ModeKeys",
@@ -109,6 +127,7 @@ __all__ = [
     "StepCounterHook",
     "StopAtStepHook",
     "SummarySaverHook",
+    "TrainSpec",
     "Trim",
     "WarmStartSettings",
     "add_metrics",
@@ -125,11 +144,14 @@ __all__ = [
     "list_variables",
     "load_variable",
     "low_part",
+    "make_early_stopping_hook",
+    "make_stop_at_checkpoint_step_hook",
     "metrics",
     "next_rng_key",
     "numpy_input_fn",
     "once_a_batch",
     "pandas_input_fn",
+    "plot_history",
     "preview",
     "raw_path",
     "raw_value",
@@ -137,9 +159,14 @@ __all__ = [
     "rowwise_sum",
     "scaffold_apply",
     "shared",
+    "stop_if_higher_hook",
+    "stop_if_lower_hook",
+    "stop_if_no_decrease_hook",
+    "stop_if_no_increase_hook",
     "summary",
     "tag",
     "to_json",
+    "train_and_evaluate",
     "variable_scope",
     "variable_tree",
     "variables",

@@ -22,16 +22,17 @@ import numpy as np
 from estimator import allocator, checkpoint
 from estimator.arguments import check_count, checked_checkpoint, config_for
 from estimator.binding import Binding
-from estimator.evaluate_loop import HookedRun, ReadSession, evaluate
+from estimator.evaluate_call import EvaluateCall, ready_steps
+from estimator.evaluate_loop import HookedRun, ReadSession
 from estimator.events import EventWriters
 from estimator.feed import Feed, prefetch_depth
-from estimator.live import Live, LiveVariables, check_asked
+from estimator.history import History
+from estimator.live import Live, LiveVariables
 from estimator.mode_keys import ModeKeys
 from estimator.model import Model
 from estimator.model_fn import ModelFn
 from estimator.placement import Placement, placement_for
 from estimator.predict_loop import check_keys, predict
-from estimator.progress import ProgressBarHook
 from estimator.run_config import RunConfig
 from estimator.session import CheckpointSaverListener, SessionRunHook, check_hooks
 from estimator.signals import Interrupt
@@ -75,6 +76,7 @@ class Estimator:
         warm_start = check_warm_start(warm_start_from)
         self._variables = LiveVariables(self.model_dir, self._config, warm_start)
         self._writers = EventWriters()
+        self._history = History(self.model_dir)
         # One for training and one for the rest: each warns once of batches that do not divide.
         self._train_placement = functools.cache(placement_for)
         self._read_placement = functools.cache(placement_for)
@@ -112,6 +114,11 @@ class Estimator:
     def model_fn(self) -> Callable[..., Any]:
         """The model_fn with its params: a function of `features, labels, mode, config`."""
         return self._model.model_fn
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """All evaluations and logged training values so far, oldest first; see `history.py`."""
+        return self._history.records()
 
     @property
     def interrupted(self) -> str | None:
@@ -167,6 +174,7 @@ class Estimator:
             config=self._config,
             model_dir=self.model_dir,
             writers=self._writers,
+            history=self._history,
             placement=placement,
             hooks=given_hooks,
             listeners=listeners,
@@ -211,34 +219,14 @@ class Estimator:
         Raises:
             ValueError, TypeError: if an argument is not what it should be, or the input is empty.
         """
-        given_hooks = check_hooks(hooks, SessionRunHook, "evaluate: hooks")
-        check_count("evaluate", "steps", steps)
         path = checked_checkpoint("evaluate", checkpoint_path)
         self._wait_for_saves()
         placement = self._read_placement(self._config.eval_distribute)
-        with self._feed(input_fn, ModeKeys.EVAL, placement) as feed:
-            first = feed.peek()
-            if first is None:
-                raise ValueError(
-                    "evaluate: the input is empty. input_fn must give at least one batch."
-                )
-            live = self._variables.for_reading(first.binding, placement, path)
-            feed.work_ahead(prefetch_depth(self._config.prefetch, first.binding, placement))
-            session = ReadSession(
-                live, first.binding, ["loss", "summaries"], self._writers, self.eval_dir(name)
-            )
-            bar = ProgressBarHook("evaluate", last=steps)
-            all_hooks = [*given_hooks, *first.binding.spec.evaluation_hooks, bar]
-            with HookedRun(session, all_hooks) as run:
-                results = evaluate(
-                    feed=feed,
-                    live=live,
-                    ready=_ready(live, placement, self._model.eval_step),
-                    run=run,
-                    steps=steps,
-                )
-        self._write_results(results, live.checkpoint, name)
-        return results
+
+        def live_of(binding: Binding) -> Live:
+            return self._variables.for_reading(binding, placement, path)
+
+        return self._evaluate(input_fn, steps, hooks, name, live_of)
 
     def predict(
         self,
@@ -315,6 +303,40 @@ class Estimator:
         """Returns the directory where the summaries of an evaluation go."""
         return os.path.join(self.model_dir, f"eval_{name}" if name else "eval")
 
+    def _evaluate(
+        self,
+        input_fn: Callable[..., Any],
+        steps: int | None,
+        hooks: Sequence[SessionRunHook] | None,
+        name: str | None,
+        live_of: Callable[[Binding], Live],
+    ) -> dict[str, Any]:
+        """Evaluates the variables that `live_of` gives: a checkpoint's, or those in training."""
+        given_hooks = check_hooks(hooks, SessionRunHook, "evaluate: hooks")
+        check_count("evaluate", "steps", steps)
+        placement = self._read_placement(self._config.eval_distribute)
+        call = EvaluateCall(
+            model=self._model,
+            writers=self._writers,
+            history=self._history,
+            placement=placement,
+            prefetch=self._config.prefetch,
+            hooks=given_hooks,
+            steps=steps,
+            name=name,
+            directory=self.eval_dir(name),
+        )
+        with self._feed(input_fn, ModeKeys.EVAL, placement) as feed:
+            return call.run(feed, live_of)
+
+    def _metric_names(self, input_fn: Callable[..., Any]) -> list[str]:
+        """Returns what an evaluation of that input reports; nothing is computed."""
+        placement = self._read_placement(self._config.eval_distribute)
+        with self._feed(input_fn, ModeKeys.EVAL, placement) as feed:
+            first = feed.peek()
+            metrics = None if first is None else first.binding.spec.eval_metric_ops
+            return [*(metrics or ()), "loss", "global_step"]
+
     @contextlib.contextmanager
     def _feed(
         self, input_fn: Callable[..., Any], mode: str, placement: Placement, repeat: bool = False
@@ -378,7 +400,7 @@ class Estimator:
                 yield from predict(
                     feed=feed,
                     live=live,
-                    ready=_ready(
+                    ready=ready_steps(
                         live, placement, lambda b, mesh: self._model.predict_step(b, mesh, keys)
                     ),
                     run=run,
@@ -410,33 +432,3 @@ class Estimator:
                 f"Could not find a trained model in model_dir: {self.model_dir}. Call train first."
             )
         return path
-
-    def _write_results(
-        self, results: Mapping[str, Any], path: str | None, name: str | None
-    ) -> None:
-        step = int(results["global_step"])
-        shown = ", ".join(f"{key} = {value}" for key, value in sorted(results.items()))
-        _LOG.info("Saving dict for global step %d: %s", step, shown)
-        writer = self._writers.get(self.eval_dir(name))
-        numeric = {key: np.asarray(value).dtype.kind in "biuf" for key, value in results.items()}
-        skipped = sorted(key for key, fits in numeric.items() if not fits)
-        if skipped:
-            _LOG.warning("No summary is written of %s: they are no numbers.", skipped)
-        shown_keys = [key for key, fits in numeric.items() if fits and key != "global_step"]
-        writer.add_summaries(step, {key: results[key] for key in shown_keys})
-        if path is not None:
-            writer.add_text(step, "checkpoint_path", path)
-        writer.flush()
-
-
-def _ready(live: Live, placement: Placement, compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns what gives the step of a binding, its variables checked and placed: once a kind."""
-    values = placement.put_state(live.values)
-
-    @functools.cache
-    def ready(binding: Binding, *choices: Any) -> Any:
-        check_asked(binding, live)
-        asked = {name: values[name] for name in binding.recipes.variables}
-        return functools.partial(compiled(binding, placement.mesh, *choices), asked)
-
-    return ready

@@ -102,7 +102,7 @@ class HookedRun:
             for hook in self._hooks:
                 hook.begin()
             for hook in self._hooks:
-                hook.after_create_session(self._session, None)
+                hook.after_create_session(self._session, self.context)
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise

@@ -113,9 +113,15 @@ class Feed:
 
     def go_to(self, position: Any) -> None:
         """Continues at a position of before."""
+        ahead = self._ahead
+        if ahead is not None:
+            ahead.close()
         self._source.set_state(position)
         self._pending.clear()
+        self._error = None
         self.position = position
+        if ahead is not None:
+            self._ahead = Prefetcher(self._read_in_thread, ahead.depth)
 
     def peek(self) -> Item | None:
         """Returns the next batch, which stays the next; None at the end."""

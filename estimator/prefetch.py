@@ -40,6 +40,9 @@ class Prefetcher(Generic[T]):
         produce: gives the next item, None at the end; it runs in the thread only.
         depth: how many items to work ahead, at least 1.
 
+    Attributes:
+        depth: how many items it works ahead.
+
     Raises:
         ValueError: depth is less than 1.
     """
@@ -50,6 +53,7 @@ class Prefetcher(Generic[T]):
                 f"depth={depth}: wants 1 or more items to work ahead. "
                 "To work ahead by none, call produce() yourself."
             )
+        self.depth = depth
         self._lane: _Lane[T] = _Lane(depth)
         # The thread knows the lane and not this object, so that an abandoned prefetcher is
         # collected and its thread stops.

@@ -15,6 +15,8 @@ from typing import Any
 from estimator.messages import did_you_mean
 from estimator.placement import DataParallel
 
+NAN_POLICIES = ("raise", "stop", "rollback")
+
 
 class _Default:
     def __repr__(self) -> str:
@@ -55,6 +57,10 @@ class RunConfig:
         length_buckets: the lengths that sequences of a batch are padded to, ascending: few of them
             compile few programs. None: powers of two up to 8, then eight sizes from each power of
             two to the next.
+        nan_policy: what happens when a loss or a variable is no longer a finite number: `"raise"`;
+            `"stop"` ends the run, unsaved; `"rollback"` goes back to the newest checkpoint, leaves
+            out the batches up to the bad one if the input knows its position, and goes on. (It
+            raises if that helps nothing five times.)
         allocator: `"tuned"` keeps large blocks of memory in the process, on Linux with glibc: a
             recurrent model's step on a CPU is a sixth to a third faster. It holds for the whole
             process, whose memory then never shrinks; see `estimator/allocator.py`.
@@ -78,6 +84,7 @@ class RunConfig:
     steps_per_execution: int = 1
     continue_input: bool = False
     length_buckets: Sequence[int] | None = None
+    nan_policy: str = "raise"
     allocator: str | None = None
 
     def __post_init__(self) -> None:
@@ -103,6 +110,10 @@ class RunConfig:
         if self.allocator not in (None, "tuned"):
             raise ValueError(
                 f'RunConfig: allocator must be "tuned" or None, got {self.allocator!r}.'
+            )
+        if self.nan_policy not in NAN_POLICIES:
+            raise ValueError(
+                f"RunConfig: nan_policy must be one of {NAN_POLICIES}, got {self.nan_policy!r}."
             )
         for name in ("train_distribute", "eval_distribute"):
             value = getattr(self, name)

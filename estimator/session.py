@@ -169,7 +169,12 @@ class SessionRunHook:
         """Is called once, before the run has a session."""
 
     def after_create_session(self, session: Session, coord: Any) -> None:
-        """Is called once the variables are there, before the first step; `coord` is None."""
+        """Is called once the variables are there, before the first step.
+
+        Args:
+            session: the variables, by name.
+            coord: `coord.request_stop()` ends the run before its first step.
+        """
 
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
         """Is called before a step; returns what it wants to see of it."""

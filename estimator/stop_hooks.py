@@ -133,7 +133,7 @@ class NanTensorHook(SessionRunHook):
             raise NanLossDuringTrainingError(
                 f"{message} The last checkpoint is from before. {NAN_CURE}"
             )
-        _LOG.error("%s The run ends here.", message)
+        _LOG.error("%s", message)
         return True
 
 

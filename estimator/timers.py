@@ -91,6 +91,8 @@ class SecondOrStepTimer:
         """Returns the next step to look at it: None for a clock, which is looked at at any time."""
         if self._last_step is None:
             return global_step + 1
+        # A run that has gone back counts from there.
+        self._last_step = min(self._last_step, global_step)
         return None if self._every_steps is None else self._last_step + self._every_steps
 
 

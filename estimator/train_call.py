@@ -15,6 +15,7 @@ from estimator import checkpoint, steps
 from estimator.binding import Binding
 from estimator.events import EventWriters
 from estimator.feed import Feed, Item, prefetch_depth
+from estimator.history import History, HistoryHook
 from estimator.live import Live, LiveVariables, check_same_variables
 from estimator.model import Model
 from estimator.placement import Placement
@@ -23,7 +24,12 @@ from estimator.report_hooks import LoggingTensorHook, StepCounterHook, SummarySa
 from estimator.run_config import RunConfig
 from estimator.saver import CheckpointSaverHook
 from estimator.scaffold import first_values
-from estimator.session import CheckpointSaverListener, SessionRunHook, giving_back
+from estimator.session import (
+    CheckpointSaverListener,
+    NanLossDuringTrainingError,
+    SessionRunHook,
+    giving_back,
+)
 from estimator.signals import Interrupt
 from estimator.stop_hooks import NanTensorHook, StopAtStepHook
 from estimator.train_loop import TrainSession, run_hooked
@@ -42,6 +48,7 @@ class TrainCall:
         config: the settings of the run.
         model_dir: where checkpoints and summaries go.
         writers: the event writers.
+        history: where losses are noted.
         placement: where batches and state go.
         hooks: the user's hooks.
         listeners: the user's listeners.
@@ -54,6 +61,7 @@ class TrainCall:
     config: RunConfig
     model_dir: str
     writers: EventWriters
+    history: History
     placement: Placement
     hooks: Sequence[SessionRunHook]
     listeners: Sequence[CheckpointSaverListener]
@@ -77,7 +85,17 @@ class TrainCall:
         else:
             state, step, seed = self._continue(first.binding, live, feed), live.step, live.seed
         self.variables.drop()
+        self.history.forget_after(step)
         feed.work_ahead(prefetch_depth(self.config.prefetch, first.binding, self.placement))
+
+        def restore() -> tuple[TrainState, int]:
+            newest = self.variables.newest(for_training=True)
+            if newest is None:
+                raise NanLossDuringTrainingError(f"There is no checkpoint in {self.model_dir}.")
+            self.variables.drop()
+            self.history.forget_after(newest.step)
+            return self._state_of(first.binding, newest), newest.step
+
         session = TrainSession(
             state=state,
             global_step=step,
@@ -90,6 +108,7 @@ class TrainCall:
             model_dir=self.model_dir,
             writers=self.writers,
             fail_on_nan=all(h.fail_on_nan_loss for h in hooks if isinstance(h, NanTensorHook)),
+            restore=restore if self.config.nan_policy == "rollback" else None,
         )
         return session, hooks
 
@@ -113,10 +132,12 @@ class TrainCall:
             made = run_hooked(
                 session, feed, [*hooks, progress], interrupt, self.config.steps_per_execution
             )
-        if made > 0:
+        if session.outputs:
             _LOG.info("Loss for final step: %s.", session.outputs["loss"])
-        elif interrupt.requested is None:
-            _LOG.warning("Training made no steps: the input was at its end.")
+        elif made == 0 and interrupt.requested is None:
+            _LOG.warning(
+                "Training made no steps: the input was at its end, or a hook asked to stop."
+            )
         self._hand_on(session, ended=interrupt.requested is None)
         return interrupt.requested
 
@@ -134,6 +155,11 @@ class TrainCall:
         check_same_variables(binding, live)
         assert live.checkpoint is not None
         self._continue_input(live.checkpoint, feed)
+        return self._state_of(binding, live)
+
+    def _state_of(self, binding: Binding, live: Live) -> TrainState:
+        """Returns the state that a checkpoint holds, for a step to take."""
+        assert live.checkpoint is not None
         if live.state is not None:
             # An unfinished predict call still reads these arrays; a step would take their memory.
             return steps.copy(live.state) if live.readers else live.state
@@ -169,13 +195,14 @@ class TrainCall:
         worker: list[SessionRunHook] = [*self.hooks]
         if config.log_step_count_steps is not None:
             chief.append(StepCounterHook(config.log_step_count_steps))
+            chief.append(HistoryHook(self.history, config.log_step_count_steps))
         if config.save_summary_steps:
             chief.append(SummarySaverHook(config.save_summary_steps))
         if self.steps is not None or self.max_steps is not None:
             worker.append(StopAtStepHook(self.steps, self.max_steps))
         given = [*self.hooks, *spec.training_chief_hooks, *spec.training_hooks]
         if not any(isinstance(hook, NanTensorHook) for hook in given):
-            worker.append(NanTensorHook())
+            worker.append(NanTensorHook(fail_on_nan_loss=config.nan_policy == "raise"))
         if config.log_step_count_steps is not None:
             shown = {"loss": "loss", "step": "global_step"}
             worker.append(LoggingTensorHook(shown, every_n_iter=config.log_step_count_steps))
@@ -189,6 +216,11 @@ class TrainCall:
             _LOG.warning(
                 "Checkpoints are off: evaluate, predict and the next train will know nothing of "
                 "what this call learns. Set save_checkpoints_steps or save_checkpoints_secs."
+            )
+        if not savers and config.nan_policy == "rollback":
+            raise ValueError(
+                'train: nan_policy="rollback" goes back to checkpoints, but none is ever saved. '
+                "Set save_checkpoints_steps or save_checkpoints_secs in RunConfig."
             )
         elsewhere = [saver.directory for saver in savers if not self._is_own(saver.directory)]
         if savers and len(elsewhere) == len(savers):

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import os
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +39,8 @@ from estimator.train_state import TrainState, flatten_opt_state
 
 _LOG = logging.getLogger(__name__)
 _NEVER = sys.maxsize
+# How often a run goes back to one checkpoint because of numbers that are none.
+MOST_ROLLBACKS = 5
 
 
 class TrainSession(Session):
@@ -56,6 +58,8 @@ class TrainSession(Session):
         model_dir: where summaries go.
         writers: the event writers.
         fail_on_nan: whether a bad number raises, or just ends the run.
+        restore: gives the newest checkpoint, for a run that goes back after a bad number; None: it
+            ends.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class TrainSession(Session):
         model_dir: str,
         writers: EventWriters,
         fail_on_nan: bool,
+        restore: Callable[[], tuple[TrainState, int]] | None = None,
     ) -> None:
         self._leaves, self._structure = jax.tree.flatten(state)
         self.global_step = global_step
@@ -89,6 +94,9 @@ class TrainSession(Session):
         self._model_dir = model_dir
         self._writers = writers
         self._fail_on_nan = fail_on_nan
+        self._restore = restore
+        self._rollbacks: Counter[int] = Counter()
+        self._positions = {global_step: feed.position}
         self._savers: dict[str, CheckpointWriter] = {}
         self._saved: set[str] = set()
         self._in_flight: deque[Any] = deque()
@@ -124,6 +132,14 @@ class TrainSession(Session):
             return steps.copy(self.state.values[name])
         self.check(name, "session.run")
         raise ValueError(f'session.run: "{name}" is there only after the first step of a run.')
+
+    def live(self) -> Live:
+        """Returns the variables as they are now; the next step takes their memory."""
+        values = self.state.values
+        if self._placement.in_flight is not None:
+            jax.block_until_ready(values)
+        trainable = frozenset(self._binding.trainable)
+        return Live(values, self.global_step, self._seed, trainable)
 
     def step(self, item: Item, summaries: bool) -> None:
         """Sends one step, or one block of steps, to the device."""
@@ -165,22 +181,71 @@ class TrainSession(Session):
 
     def check_finite(self) -> bool:
         """Returns whether the losses and variables are numbers, or raises, as the run wants it."""
-        trainable = frozenset(self._binding.trainable)
-        verdicts = jax.device_get(steps.finite(self.state.values, trainable))
-        bad = sorted(name for name, is_finite in verdicts.items() if not is_finite)
-        step = self.bad_step()
-        if not bad and step is None:
+        bad = self._bad_numbers()
+        if not bad:
             return True
-        what = [f"the loss at step {step}"] if step is not None else []
-        what += [f"the variables {bad}"] if bad else []
         message = (
-            f"Not a finite number: {' and '.join(what)}. Nothing is saved at step "
-            f"{self.global_step}; the last checkpoint is from before. {NAN_CURE}"
+            f"Not a finite number: {bad}. Nothing is saved at step {self.global_step}; the last "
+            f"checkpoint is from before. {NAN_CURE}"
         )
         if self._fail_on_nan:
             raise NanLossDuringTrainingError(message)
         _LOG.error("%s", message)
         return False
+
+    def _bad_numbers(self) -> str:
+        """Returns what is no finite number, in words; nothing, if all are."""
+        trainable = frozenset(self._binding.trainable)
+        verdicts = jax.device_get(steps.finite(self.state.values, trainable))
+        bad = sorted(name for name, is_finite in verdicts.items() if not is_finite)
+        step = self.bad_step()
+        what = [f"the loss at step {step}"] if step is not None else []
+        what += [f"the variables {bad}"] if bad else []
+        return " and ".join(what)
+
+    def roll_back(self) -> bool:
+        """Goes back to the newest checkpoint if the run wants that and a number is bad.
+
+        An input that knows its position goes back, too, and leaves out the batches up to the bad
+        one; another goes on from where it is.
+
+        Returns:
+            Whether it went back.
+
+        Raises:
+            NanLossDuringTrainingError: if it went back to that checkpoint too often.
+        """
+        bad = self._bad_numbers() if self._restore is not None else ""
+        if not bad or self._restore is None:
+            return False
+        last_left_out = self.bad_step() or self.global_step
+        self.wait_for_saves()
+        state, step = self._restore()
+        self._rollbacks[step] += 1
+        if self._rollbacks[step] > MOST_ROLLBACKS:
+            raise NanLossDuringTrainingError(
+                f"Not a finite number: {bad}. The run went back to step {step} {MOST_ROLLBACKS} "
+                f"times, and each time it came to this. {NAN_CURE}"
+            )
+        _LOG.warning(
+            "Not a finite number: %s. Going back from step %d to %d (%d of %d times).",
+            bad,
+            self.global_step,
+            step,
+            self._rollbacks[step],
+            MOST_ROLLBACKS,
+        )
+        if self._feed.resumable and step in self._positions:
+            self._feed.go_to(self._positions[step])
+            for _ in range(last_left_out - step):
+                self._feed.take()
+            self._positions[step] = self._feed.position
+        self._leaves = jax.tree.leaves(state)
+        self.batches -= self.global_step - step
+        self.global_step = step
+        self.outputs = {}
+        self._in_flight.clear()
+        return True
 
     def save(self, directory: str, wait: bool) -> None:
         """Saves the state and the position in the input; goes on meanwhile unless `wait`."""
@@ -197,6 +262,7 @@ class TrainSession(Session):
                 self._config.keep_checkpoint_every_n_hours,
             )
         position = None
+        self._positions[self.global_step] = self._feed.position
         if self._feed.resumable:
             position = {"source": self._feed.fingerprint, "state": self._feed.position}
         snapshot = Snapshot(
@@ -238,8 +304,26 @@ def run_hooked(
     for hook in hooks:
         hook.begin()
     for hook in hooks:
-        hook.after_create_session(session, None)
-    schedule = _Schedule(hooks, first)
+        hook.after_create_session(session, context)
+    _run_steps(session, feed, hooks, interrupt, steps_per_execution, context)
+    while session.roll_back():
+        context = SessionRunContext(session)
+        _run_steps(session, feed, hooks, interrupt, steps_per_execution, context)
+    for hook in hooks:
+        hook.end(session)
+    return session.global_step - first
+
+
+def _run_steps(
+    session: TrainSession,
+    feed: Feed,
+    hooks: Sequence[SessionRunHook],
+    interrupt: Interrupt,
+    steps_per_execution: int,
+    context: SessionRunContext,
+) -> None:
+    """Makes steps until a hook, the input or a signal ends it."""
+    schedule = _Schedule(hooks, session.global_step)
     while not context.stop_requested and interrupt.requested is None:
         item = feed.take(schedule.room(session.global_step, steps_per_execution))
         if item is None:
@@ -251,9 +335,6 @@ def run_hooked(
             results = None if args is None else session.run(args.fetches)
             entry.hook.after_run(context, SessionRunValues(results))
         schedule.ran(due, session.global_step)
-    for hook in hooks:
-        hook.end(session)
-    return session.global_step - first
 
 
 @dataclasses.dataclass(eq=False, slots=True)

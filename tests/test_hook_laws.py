@@ -149,7 +149,8 @@ def spied(hook, name, log):
 
 def test_the_table_holds_every_hook_of_the_package():
     public = {name for name in est.__all__ if name.endswith("Hook")}
-    assert HOOKS.keys() == public - {"SessionRunHook"}
+    # One needs an Estimator in training: test_in_memory_evaluator.py.
+    assert HOOKS.keys() == public - {"SessionRunHook", "InMemoryEvaluatorHook"}
 
 
 # Cadence.

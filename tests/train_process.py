@@ -98,11 +98,43 @@ class Dots(est.SessionRunHook):
         time.sleep(0.003)
 
 
+class SavingDots(est.CheckpointSaverListener):
+    """Prints a dot before each save."""
+
+    def before_save(self, session, global_step_value):
+        os.write(1, b".")
+
+
+class WeightsWriter(est.BestExporter):
+    """Exports the best variables as an npz file, with a dot in the middle of it."""
+
+    def write(self, estimator, export_path, checkpoint_path):
+        os.makedirs(export_path, exist_ok=True)
+        path = os.path.join(export_path, os.path.basename(checkpoint_path))
+        np.savez(f"{path}.npz", **checkpoint.read_variables(checkpoint_path))
+        os.write(1, b".")
+        time.sleep(0.003)
+        return f"{path}.npz"
+
+
 def train_as(
     model_dir: str, settings: dict[str, Any], source: dict[str, Any], limits: dict[str, int]
 ) -> None:
     """Makes one train call."""
     make_net(model_dir, **settings).train(shuffled(**source), [Dots()], **limits)
+
+
+def cycle_as(
+    model_dir: str, settings: dict[str, Any], source: dict[str, Any], limits: dict[str, int]
+) -> None:
+    """Makes one call of train_and_evaluate, which exports the best model and stops early."""
+    estimator = make_net(model_dir, **settings)
+    stop = est.stop_if_no_decrease_hook(estimator, "loss", max_steps_without_decrease=8)
+    est.train_and_evaluate(
+        estimator,
+        est.TrainSpec(shuffled(**source), hooks=[Dots(), stop], saving_listeners=[SavingDots()]),
+        est.EvalSpec(lambda: ordered(2), hooks=[Dots()], exporters=WeightsWriter("best"), **limits),
+    )
 
 
 def main() -> None:
@@ -112,7 +144,8 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             os.write(1, b"%d\n" % os.getpid())
-            train_as(**json.loads(line))
+            call = json.loads(line)
+            (cycle_as if "every_n_steps" in call["limits"] else train_as)(**call)
             os._exit(0)
         status = os.waitpid(child, 0)[1]
         os.write(1, b"\n%d\n" % os.waitstatus_to_exitcode(status))
