@@ -8,6 +8,7 @@ depend on how many there are.
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -52,8 +53,21 @@ class Placement:
 
     def put_state(self, state: Any) -> Any:
         """Puts variables, or a whole state, on the device."""
-        (device,) = jax.device_put(0).devices()  # the one that jax.default_device names, if any
-        return jax.device_put(state, device)
+        device = _device_named(jax.config.jax_default_device)
+
+        def put(leaf: Any) -> Any:
+            # To put what is there already costs a small model as much as an evaluation.
+            is_there = isinstance(leaf, jax.Array) and leaf.committed and leaf.devices() == {device}
+            return leaf if is_there else jax.device_put(leaf, device)
+
+        return jax.tree.map(put, state)
+
+
+@functools.cache
+def _device_named(default: Any) -> jax.Device:
+    """Returns the device that arrays go to while `jax.default_device` is that."""
+    (device,) = jax.device_put(0).devices()
+    return device
 
 
 class MeshPlacement(Placement):
