@@ -233,6 +233,7 @@ class EvaluationStopHook(SessionRunHook):
 
     Attributes:
         eval_name: which evaluation is looked at.
+        metric_name: the metric that is looked at.
     """
 
     def __init__(
@@ -247,7 +248,7 @@ class EvaluationStopHook(SessionRunHook):
         self.eval_name = _eval_name(where, estimator, eval_dir)
         self._where = where
         self._history = estimator._history
-        self._metric_name = metric_name
+        self.metric_name = metric_name
         self._verdict = verdict
         self._timer = timer
         self._seen = -1
@@ -259,10 +260,10 @@ class EvaluationStopHook(SessionRunHook):
             ValueError: if there is no such metric; the message lists them all.
         """
         names = sorted(names)
-        if self._metric_name not in names:
+        if self.metric_name not in names:
             raise ValueError(
-                f"{self._where}: there is no metric {self._metric_name!r}."
-                f"{did_you_mean(self._metric_name, names)} The evaluation reports {names}."
+                f"{self._where}: there is no metric {self.metric_name!r}."
+                f"{did_you_mean(self.metric_name, names)} The evaluation reports {names}."
             )
 
     def begin(self) -> None:
@@ -292,9 +293,9 @@ class EvaluationStopHook(SessionRunHook):
         evaluations = self._history.evaluations(self.eval_name)
         for results in evaluations.values():
             self.check_names(results)
-        reason = self._verdict({s: r[self._metric_name] for s, r in evaluations.items()})
+        reason = self._verdict({s: r[self.metric_name] for s, r in evaluations.items()})
         if reason is not None:
-            _LOG.info("Stopping early: %s %s.", self._metric_name, reason)
+            _LOG.info("Stopping early: %s %s.", self.metric_name, reason)
         return reason is not None
 
 

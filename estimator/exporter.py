@@ -194,6 +194,9 @@ class BestExporter(_ModelExporter):
         metric: the name of the metric to compare by, in place of compare_fn.
         mode: whether the best of the metric is its "min" or its "max".
 
+    Attributes:
+        metric_name: the metric to compare by; None: compare_fn does.
+
     Raises:
         ValueError: if an argument is not what it should be.
     """
@@ -223,7 +226,7 @@ class BestExporter(_ModelExporter):
                 f"mode={mode!r}."
             )
         self._compare_fn = compare_fn
-        self._metric = metric or "loss"
+        self.metric_name = None if compare_fn is not None else metric or "loss"
         self._mode = mode or "min"
 
     def check_names(self, names: Iterable[str]) -> None:
@@ -233,10 +236,10 @@ class BestExporter(_ModelExporter):
             ValueError: if there is no such metric; the message lists them all.
         """
         names = sorted(names)
-        if self._compare_fn is None and self._metric not in names:
+        if self.metric_name is not None and self.metric_name not in names:
             raise ValueError(
-                f"BestExporter: there is no metric {self._metric!r}."
-                f"{did_you_mean(self._metric, names)} The evaluation reports {names}."
+                f"BestExporter: there is no metric {self.metric_name!r}."
+                f"{did_you_mean(self.metric_name, names)} The evaluation reports {names}."
             )
 
     def export(
@@ -261,13 +264,14 @@ class BestExporter(_ModelExporter):
         return written
 
     def _is_better(self, best: Mapping[str, Any] | None, current: Mapping[str, Any]) -> bool:
-        if self._compare_fn is not None:
+        if self.metric_name is None:
+            assert self._compare_fn is not None
             return best is None or bool(
                 self._compare_fn(best_eval_result=best, current_eval_result=current)
             )
         self.check_names(current)
-        value = current[self._metric]
-        before = None if best is None else best.get(self._metric)
+        value = current[self.metric_name]
+        before = None if best is None else best.get(self.metric_name)
         if math.isnan(value):
             return False
         if before is None or math.isnan(before):

@@ -3,6 +3,7 @@
 plot_history("runs/iris").savefig("curves.png")
 """
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -53,19 +54,32 @@ def plot_history(
     columns = min(len(wanted), 3)
     rows = -(-len(wanted) // columns)
     figure = Figure(figsize=(4.5 * columns, 3 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    # A curve has one colour in all panels.
+    labels = dict.fromkeys(label for name in wanted for label in curves[name])
+    colours = {label: f"C{i % 10}" for i, label in enumerate(labels)}
     for panel, name in zip(panels, wanted, strict=False):
         for label, points in curves[name].items():
             steps, values = zip(*sorted(points.items()), strict=True)
             marker = "." if len(steps) < 50 else ""
-            panel.plot(steps, values, marker=marker, label=label)
+            panel.plot(steps, values, marker=marker, label=label, color=colours[label])
+        lowest, highest = _range(curves[name])
+        if 0 < lowest < highest / 100:
+            panel.set_yscale("log")
         panel.set_title(name)
         panel.set_xlabel("step")
         panel.grid(alpha=0.3)
         panel.legend()
-    for panel in list(panels):
+    for panel in panels[len(wanted) :]:
         panel.remove()
     return figure
+
+
+def _range(curves: dict[str, dict[int, float]]) -> tuple[float, float]:
+    """Returns the lowest and the highest value of some curves, of those that are finite."""
+    values = [value for points in curves.values() for value in points.values()]
+    finite = [value for value in values if math.isfinite(value)]
+    return min(finite, default=0.0), max(finite, default=0.0)
 
 
 def _curves(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[int, float]]]:

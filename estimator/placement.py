@@ -53,7 +53,7 @@ class Placement:
 
     def put_state(self, state: Any) -> Any:
         """Puts variables, or a whole state, on the device."""
-        device = _device_named(jax.config.jax_default_device)
+        device = _device_named(jax.config.jax_default_device)  # type: ignore[attr-defined]
 
         def put(leaf: Any) -> Any:
             # To put what is there already costs a small model as much as an evaluation.

@@ -127,7 +127,8 @@ def train_and_evaluate(
 
     Where `max_steps` was reached before, what there is is evaluated and exported. After Ctrl-C or
     SIGTERM (`estimator.interrupted`) it returns as soon as a checkpoint is saved; the next call
-    goes on.
+    goes on. Where a hook or an exporter looks at a metric, the evaluation's input is opened once
+    before training, to learn which metrics there are.
 
     >>> import numpy as np
     >>> from estimator import EstimatorSpec, RunConfig
@@ -357,7 +358,7 @@ def _check_metric_names(
             *(hook for hook in stops if hook.eval_name == spec.name),
             *(e for e in _exporters(spec) if isinstance(e, BestExporter)),
         ]
-        if asking:
+        if any(one.metric_name not in (None, "loss", "global_step") for one in asking):
             names = estimator._metric_names(spec.input_fn)
             for one in asking:
                 one.check_names(names)

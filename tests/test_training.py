@@ -5,6 +5,7 @@ import logging
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from models import (
@@ -205,6 +206,16 @@ def test_evaluations_take_at_most_so_many_batches_and_the_hooks_they_are_given(m
     notes = Notes()
     run(quiet(model_dir), est.EvalSpec(held_out, steps=1, hooks=[notes], every_n_steps=5))
     assert [entry[1] for entry in notes.log].count("after_run") == 2
+
+
+def test_several_devices_train_and_evaluate_as_one_does(model_dir):
+    two = est.DataParallel(jax.devices()[:2])
+    losses = []
+    for name, devices in (("one", {}), ("two", {"train_distribute": two, "eval_distribute": two})):
+        estimator = quiet(f"{model_dir}_{name}", **devices)
+        run(estimator, max_steps=4, every_n_steps=2)
+        losses.append([r["loss"] for r in estimator.history])
+    np.testing.assert_allclose(*losses, rtol=1e-6)
 
 
 def test_a_loss_that_is_no_number_is_not_evaluated(model_dir):
