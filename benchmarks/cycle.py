@@ -5,10 +5,10 @@
 Twenty cycles of 50 training steps and one evaluation of 10 batches, of the 4-10-10-3 model with
 batches of 32. One JSON line a case: the seconds of a call of train_and_evaluate (whole: opening the
 inputs, its first and last checkpoint, summaries, history), those of a hand-written loop that makes
-the same 1,000 steps and 200 batches, their ratio, and the ratio that is wanted at the most. The second
-case makes 50 steps in one dispatch (by hand still one by one), without log lines between. The third
-saves a checkpoint for each evaluation, which takes orbax its time; it is told, not wanted.
-Repetitions alternate; give the machine nothing else to do.
+the same 1,000 steps and 200 batches, their ratio, and the ratio that is wanted at the most. The
+second case makes 50 steps in one dispatch (by hand still one by one), without log lines between.
+The third saves a checkpoint for each evaluation, which takes orbax its time; it is told, not
+wanted. Repetitions alternate; give the machine nothing else to do.
 """
 
 import time
