@@ -307,7 +307,9 @@ def _over_blocks(
     n, k = points.shape[0], centers.shape[0]
     if n == 0:
         return made
-    rows = min(max(_BLOCK_CELLS // k, 128) if block_rows is None else block_rows, n)
+    rows = n  # a number that is not known yet, as when a model is exported, is one block
+    if isinstance(n, int):
+        rows = min(max(_BLOCK_CELLS // k, 128) if block_rows is None else block_rows, n)
     padded, norms = _in_lanes(centers, _squared_norms(centers, unit))
 
     def one_block(number: jax.Array, made: Any) -> Any:

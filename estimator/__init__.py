@@ -8,7 +8,7 @@
 The names in `__all__` are public; everything else may change.
 """
 
-from estimator import layers, metrics, summary, variables
+from estimator import export, layers, metrics, summary, variables
 from estimator.add_metrics import add_metrics
 from estimator.checkpoint import DamagedCheckpointError, list_variables, load_variable
 from estimator.early_stopping import (
@@ -134,6 +134,7 @@ __all__ = [
     "assign",
     "assign_tree",
     "did_you_mean",
+    "export",
     "from_json",
     "get_global_step",
     "get_variable",

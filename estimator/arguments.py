@@ -45,6 +45,22 @@ def config_for(config: RunConfig | None, model_dir: Any) -> RunConfig:
     return config
 
 
+def check_no_overrides(cls: type, base: type) -> None:
+    """Checks that a subclass adds members only.
+
+    Raises:
+        ValueError: if it overrides one of the base's.
+    """
+    fixed = {name for name in vars(base) if not name.startswith("__")}
+    overridden = sorted(fixed & vars(cls).keys())
+    if overridden:
+        raise ValueError(
+            f"Subclasses of {base.__name__} cannot override members of {base.__name__}: "
+            f"{cls.__name__} overrides {overridden}. Put what is special into the model_fn, and "
+            "add methods with other names."
+        )
+
+
 def check_count(call: str, name: str, value: Any) -> None:
     """Checks a number of steps.
 

@@ -20,19 +20,25 @@ from typing import Any
 import numpy as np
 
 from estimator import allocator, checkpoint
-from estimator.arguments import check_count, checked_checkpoint, config_for
+from estimator.arguments import (
+    check_count,
+    check_no_overrides,
+    checked_checkpoint,
+    config_for,
+)
+from estimator.batches import Batch
 from estimator.binding import Binding
-from estimator.evaluate_call import EvaluateCall, ready_steps
-from estimator.evaluate_loop import HookedRun, ReadSession
+from estimator.evaluate_call import EvaluateCall
 from estimator.events import EventWriters
-from estimator.feed import Feed, prefetch_depth
+from estimator.export_call import BATCH_SIZES, ExportCall, example_features, write_aside
+from estimator.feed import Feed
 from estimator.history import History
 from estimator.live import Live, LiveVariables
 from estimator.mode_keys import ModeKeys
 from estimator.model import Model
 from estimator.model_fn import ModelFn
 from estimator.placement import Placement, placement_for
-from estimator.predict_loop import check_keys, predict
+from estimator.predict_call import PredictCall
 from estimator.run_config import RunConfig
 from estimator.session import CheckpointSaverListener, SessionRunHook, check_hooks
 from estimator.signals import Interrupt
@@ -82,17 +88,11 @@ class Estimator:
         self._read_placement = functools.cache(placement_for)
         self._training: TrainSession | None = None
         self._interrupted: str | None = None
+        self._seen: Batch | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        fixed = {n for n in vars(Estimator) if not n.startswith("__")}
-        overridden = sorted(fixed & vars(cls).keys())
-        if overridden:
-            raise ValueError(
-                f"Subclasses of Estimator cannot override members of Estimator: {cls.__name__} "
-                f"overrides {overridden}. Put what is special into the model_fn, and add methods "
-                "with other names."
-            )
+        check_no_overrides(cls, Estimator)
 
     @property
     def model_dir(self) -> str:
@@ -164,7 +164,8 @@ class Estimator:
             raise ValueError(
                 f"train: can not provide both steps and max_steps, got {steps} and {max_steps}."
             )
-        if max_steps is not None and self._has_reached(max_steps):
+        self._wait_for_saves()
+        if max_steps is not None and self._variables.has_reached(max_steps):
             _LOG.info("Skipping training: max_steps=%d was reached already.", max_steps)
             return self
         placement = self._train_placement(self._config.train_distribute)
@@ -261,16 +262,76 @@ class Estimator:
         keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
         keys = None if keys is None else tuple(keys)
         placement = self._read_placement(self._config.eval_distribute)
-        opened = None if keys is None else self._opened(input_fn, placement, keys)
+        call = PredictCall(
+            model=self._model,
+            writers=self._writers,
+            placement=placement,
+            prefetch=self._config.prefetch,
+            hooks=given_hooks,
+            keys=keys,
+            single=yield_single_examples,
+            directory=self.model_dir,
+        )
+
+        def live_of(binding: Binding) -> Live:
+            self._wait_for_saves()
+            return self._variables.for_reading(binding, placement, path)
+
+        def opened() -> Feed:
+            feed = self._open(input_fn, ModeKeys.PREDICT, placement, repeat=False)
+            call.check(feed)
+            return feed
+
+        early = None if keys is None else opened()
 
         def answers() -> Iterator[Any]:
-            feed = self._opened(input_fn, placement, keys) if opened is None else opened
-            with contextlib.closing(feed):
-                yield from self._answers(
-                    feed, placement, keys, given_hooks, path, yield_single_examples
-                )
+            with self._closing(opened() if early is None else early) as feed:
+                yield from call.answers(feed, live_of)
 
         return answers()
+
+    def export_saved_model(
+        self,
+        export_dir_base: str | os.PathLike[str],
+        serving_input_receiver_fn: Callable[[], Any] | None = None,
+        assets_extra: Mapping[str, str] | None = None,
+        as_text: bool = False,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        experimental_mode: str = ModeKeys.PREDICT,
+        batch_sizes: Sequence[int] = BATCH_SIZES,
+    ) -> bytes:
+        """Writes the model for other processes, which ask it without the code that made it.
+
+        Args:
+            export_dir_base: the directory that gets a new one, named by the time in seconds.
+            serving_input_receiver_fn: describes the inputs, see `estimator.export`; None: those of
+                the last batch seen, a few rows of which are kept in the export as an example.
+            assets_extra: files to copy into `assets.extra`: their paths by the path they get.
+            as_text: whether to write StableHLO as text, too.
+            checkpoint_path: the checkpoint to export; None: the newest.
+            experimental_mode: the mode to export, PREDICT.
+            batch_sizes: what to export for where the size of a batch cannot be left open.
+
+        Returns:
+            The path, which `estimator.export.load` reads.
+
+        Raises:
+            ValueError, TypeError: if the model is not trained, or cannot be exported.
+        """
+        path = checked_checkpoint("export_saved_model", checkpoint_path)
+        if experimental_mode != ModeKeys.PREDICT:
+            raise ValueError(
+                "export_saved_model: only ModeKeys.PREDICT can be exported, got "
+                f"{experimental_mode!r}."
+            )
+        self._wait_for_saves()
+        features, is_real = example_features(serving_input_receiver_fn, self._seen)
+        binding = self._model.bindings(ModeKeys.PREDICT).discover(Batch(features))
+        live = self._variables.for_reading(binding, self._read_placement(None), path)
+        if live.checkpoint is None and self._warm_start_from is None:
+            raise ValueError(f"Couldn't find trained model at {self.model_dir}. Call train first.")
+        call = ExportCall(binding, live, features, is_real, tuple(batch_sizes), as_text)
+        return write_aside(export_dir_base, call.write, assets_extra).encode()
 
     def get_variable_names(self) -> list[str]:
         """Returns the names of all variables in the newest checkpoint, and `global_step`.
@@ -341,11 +402,17 @@ class Estimator:
     def _feed(
         self, input_fn: Callable[..., Any], mode: str, placement: Placement, repeat: bool = False
     ) -> Iterator[Feed]:
-        feed = self._open(input_fn, mode, placement, repeat)
+        with self._closing(self._open(input_fn, mode, placement, repeat)) as feed:
+            yield feed
+
+    @contextlib.contextmanager
+    def _closing(self, feed: Feed) -> Iterator[Feed]:
+        """Closes a feed in the end, and keeps its last batch in mind for an export."""
         try:
             yield feed
         finally:
             feed.close()
+            self._seen = self._seen if feed.last is None else feed.last
 
     def _open(
         self, input_fn: Callable[..., Any], mode: str, placement: Placement, repeat: bool
@@ -360,70 +427,9 @@ class Estimator:
             place=placement.put_batch if placement.moves_batches and not blocks else None,
         )
 
-    def _opened(
-        self, input_fn: Callable[..., Any], placement: Placement, keys: tuple[str, ...] | None
-    ) -> Feed:
-        """Opens the input of predict and checks the keys on its first batch."""
-        feed = self._open(input_fn, ModeKeys.PREDICT, placement, repeat=False)
-        try:
-            first = feed.peek()
-            if first is not None:
-                check_keys(first.binding, keys)
-        except BaseException:
-            feed.close()
-            raise
-        return feed
-
-    def _answers(
-        self,
-        feed: Feed,
-        placement: Placement,
-        keys: tuple[str, ...] | None,
-        hooks: Sequence[SessionRunHook],
-        path: str | None,
-        single: bool,
-    ) -> Iterator[Any]:
-        first = feed.peek()
-        if first is None:
-            return
-        self._wait_for_saves()
-        live = self._variables.for_reading(first.binding, placement, path)
-        predictions = first.binding.spec.predictions
-        names = sorted(
-            keys or (predictions if isinstance(predictions, Mapping) else ["predictions"])
-        )
-        session = ReadSession(live, first.binding, names, self._writers, self.model_dir)
-        feed.work_ahead(prefetch_depth(self._config.prefetch, first.binding, placement))
-        live.readers += 1
-        try:
-            with HookedRun(session, [*hooks, *first.binding.spec.prediction_hooks]) as run:
-                yield from predict(
-                    feed=feed,
-                    live=live,
-                    ready=ready_steps(
-                        live, placement, lambda b, mesh: self._model.predict_step(b, mesh, keys)
-                    ),
-                    run=run,
-                    single=single,
-                )
-        finally:
-            live.readers -= 1
-
     def _wait_for_saves(self) -> None:
         if self._training is not None:
             self._training.wait_for_saves()
-
-    def _has_reached(self, max_steps: int) -> bool:
-        """Whether a whole checkpoint of that step is there; its call, if killed, has then ended."""
-        path = self.latest_checkpoint()
-        if path is None or int(os.path.basename(path)) < max_steps:
-            return False
-        live = self._variables.newest(for_training=True)
-        if live is None or live.checkpoint is None or live.step < max_steps:
-            return False
-        self._variables.keep(live)
-        checkpoint.mark_ended(live.checkpoint)
-        return True
 
     def _trained(self) -> str:
         path = self.latest_checkpoint()

@@ -102,6 +102,13 @@ class Feed:
         return self._place is not None
 
     @property
+    def last(self) -> Batch | None:
+        """The raw batch that was taken last, or peeked at; None: there was none."""
+        if self._last is not None:
+            return self._last.batch
+        return self._pending[0].batch if self._pending else None
+
+    @property
     def fingerprint(self) -> Any:
         """What tells this source from another one."""
         return self._source.fingerprint

@@ -9,6 +9,7 @@ damaged checkpoint is reported, and the one before it is used.
 
 import dataclasses
 import logging
+import os
 import re
 import secrets
 import warnings
@@ -127,6 +128,18 @@ class LiveVariables:
         if damage is not None and not for_training:
             raise damage  # untrained variables in place of trained ones would be no answer
         return None
+
+    def has_reached(self, max_steps: int) -> bool:
+        """Whether a whole checkpoint of that step is there; its call, if killed, has then ended."""
+        path = checkpoint.latest_checkpoint(self._model_dir)
+        if path is None or int(os.path.basename(path)) < max_steps:
+            return False
+        live = self.newest(for_training=True)
+        if live is None or live.checkpoint is None or live.step < max_steps:
+            return False
+        self.keep(live)
+        checkpoint.mark_ended(live.checkpoint)
+        return True
 
     def for_reading(
         self, binding: Binding, placement: Placement, checkpoint_path: str | None = None

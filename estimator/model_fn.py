@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from estimator.export_outputs import as_export_output
 from estimator.host_features import HostOutput
 from estimator.messages import did_you_mean
 from estimator.metrics import Metric
@@ -244,9 +245,8 @@ def _checked_exports(outputs: Any) -> dict[str, Any] | None:
             f"EstimatorSpec: export_outputs must be a dict of answers by name, got {outputs!r}."
         )
     for name, value in outputs.items():
-        where = f'export_outputs["{name}"]'
-        for key, answer in value.items() if isinstance(value, Mapping) else [("", value)]:
-            _check_answer(f'{where}["{key}"]' if key else where, answer)
+        for key, answer in as_export_output(value).answers().items():
+            _check_answer(f'export_outputs["{name}"]["{key}"]', answer)
     return dict(outputs)
 
 

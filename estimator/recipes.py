@@ -33,6 +33,8 @@ class Recipe:
     A class that says `may_hold_functions = True` may hold functions, too, at a price: a recipe that
     does cannot be written down, which is found out when it is asked to.
 
+    A class that says `reads_files = True` must give in `self_contained` a recipe that does not.
+
     Recipes of one class are equal if their fields are, arrays and dicts included.
 
     >>> @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Recipe:
 
     recipe_name: ClassVar[str]
     may_hold_functions: ClassVar[bool] = False
+    reads_files: ClassVar[bool] = False
     _registry: ClassVar[dict[str, type["Recipe"]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -61,6 +64,10 @@ class Recipe:
         for method in ("__eq__", "__hash__"):
             if method not in cls.__dict__:
                 setattr(cls, method, getattr(Recipe, method))
+
+    def self_contained(self) -> "Recipe":
+        """Returns a recipe that does the same and needs no file, for an export."""
+        return self
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -98,6 +105,30 @@ def check_recipe(recipe: Any, kind: type[Recipe], where: str) -> None:
         )
     if not recipe.may_hold_functions:
         to_json(recipe)
+
+
+def self_contained(value: Any) -> Any:
+    """Returns recipes, and all that they are made of, in a form that needs no files."""
+    if isinstance(value, Recipe):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
+        made = {name: self_contained(field) for name, field in fields.items()}
+        changed = {name: new for name, new in made.items() if new is not fields[name]}
+        whole = dataclasses.replace(value, **changed) if changed else value  # type: ignore[type-var]
+        return whole.self_contained()
+    if isinstance(value, tuple):
+        parts = tuple(self_contained(part) for part in value)
+        return value if all(a is b for a, b in zip(parts, value, strict=True)) else parts
+    return value
+
+
+def recipes_in(value: Any) -> list["Recipe"]:
+    """Returns a recipe and all those that it is made of."""
+    if isinstance(value, Recipe):
+        fields = [getattr(value, f.name) for f in dataclasses.fields(value)]  # type: ignore[arg-type]
+        return [value, *(recipe for field in fields for recipe in recipes_in(field))]
+    if isinstance(value, tuple):
+        return [recipe for part in value for recipe in recipes_in(part)]
+    return []
 
 
 def to_json(value: Any) -> Any:

@@ -11,7 +11,7 @@ putting it together again would cost a small model a fifth of its speed.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 
 from estimator.binding import Binding, apply_train_op
 from estimator.context import Frame, fold_name, run
+from estimator.export_outputs import signatures, sorted_answers
 from estimator.train_state import TrainState
 
 Outputs = dict[str, Any]
@@ -117,6 +118,28 @@ def predict_step(binding: Binding, mesh: Mesh | None, keys: tuple[str, ...] | No
         return answers if keys is None else {key: answers[key] for key in keys}, frame.tags
 
     return jax.jit(step)
+
+
+def export_step(binding: Binding, step: int, seed: int, names_of: Sequence[str]) -> Any:
+    """Returns the compiled `(values, inputs) -> [leaves, ...]` of what some signatures answer.
+
+    Values are those of the binding's variables, in their order; the leaves of a signature are the
+    arrays of its answers, sorted by name.
+    """
+    names = list(binding.recipes.variables)
+
+    def answers(values: list[Any], inputs: list[Any]) -> list[Any]:
+        counters = (np.int32(step), np.uint32(seed), np.int32(0))
+        spec, _ = _call(binding, None, dict(zip(names, values, strict=True)), counters, inputs)
+        outputs = signatures(spec.export_outputs, spec.predictions)
+        return [jax.tree.leaves(sorted_answers(outputs[name])) for name in names_of]
+
+    return jax.jit(answers)
+
+
+def compiled_export(exported: Any) -> Any:
+    """Returns the function of an export that was read, compiled."""
+    return jax.jit(exported.call)
 
 
 def compiled_whole(fn: Callable[..., Any]) -> Callable[..., Any]:

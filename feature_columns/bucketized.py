@@ -56,7 +56,7 @@ class BucketizedColumn(DenseColumn, CategoricalColumn):
         del trainable
         buckets = self._buckets(self.source_column.dense(features))
         one_hot = jax.nn.one_hot(buckets, len(self.boundaries) + 1, dtype=jnp.float32)
-        return one_hot.reshape(len(buckets), self.num_buckets)
+        return one_hot.reshape(buckets.shape[0], self.num_buckets)
 
     def ids(self, features: Features, strict: bool = False) -> jax.Array:
         """Returns int32 of shape `(batch, values)`, the ids of each value's buckets."""

@@ -126,7 +126,7 @@ def check_same_size(where: str, columns: list[Any], parts: list[jax.Array]) -> N
     Raises:
         ValueError: if they do not.
     """
-    sizes = {column.name: len(part) for column, part in zip(columns, parts, strict=True)}
+    sizes = {column.name: part.shape[0] for column, part in zip(columns, parts, strict=True)}
     if len(set(sizes.values())) > 1:
         raise ValueError(
             f"{where}: the batch size (first dimension) of each feature must be the same, got "

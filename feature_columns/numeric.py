@@ -129,7 +129,7 @@ class NumericColumn(OneFeatureColumn, DenseColumn):
 
     def _normalized(self, value: Any, xp: Any) -> Any:
         """Returns rows of what the normalizer makes of values; `xp`: numpy or jax.numpy."""
-        rows = len(value)
+        rows = value.shape[0]
         if self.normalizer_fn is not None:
             value = xp.asarray(normalized(self.normalizer_fn, value, self.where))
         return value.reshape(rows, self.width).astype(xp.float32)

@@ -117,7 +117,7 @@ def concatenate_context_input(context_input: Any, sequence_input: Any) -> jax.Ar
         ValueError: if they have other ranks, or different batch sizes.
     """
     context, steps = jnp.asarray(context_input), jnp.asarray(sequence_input)
-    if context.ndim != 2 or steps.ndim != 3 or len(context) != len(steps):
+    if context.ndim != 2 or steps.ndim != 3 or context.shape[0] != steps.shape[0]:
         raise ValueError(
             "concatenate_context_input: needs context_input of shape (batch, context) and "
             f"sequence_input of shape (batch, steps, width), got {context.shape} and {steps.shape}."

@@ -113,6 +113,13 @@ class VocabularyFileColumn(VocabularyColumn):
     default_value: int
     num_oov_buckets: int
     factory = "categorical_column_with_vocabulary_file"
+    reads_files = True
+
+    def self_contained(self) -> VocabularyListColumn:
+        """Returns a column of the same words, which needs no file."""
+        return VocabularyListColumn(
+            self.key, tuple(self.words), self.dtype, self.default_value, self.num_oov_buckets
+        )
 
     @property
     def size(self) -> int:

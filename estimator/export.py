@@ -1,0 +1,38 @@
+"""Export: everything about models that answer without the code that made them.
+
+    path = estimator.export_saved_model("runs/iris/export")
+    loaded = est.export.load(path)
+    loaded({"x": [[5.1, 3.3, 1.7, 0.5]]})
+
+Each idea has a file of its own; this one is their face.
+"""
+
+from estimator.export_files import DamagedExportError
+from estimator.export_outputs import (
+    ClassificationOutput,
+    ExportOutput,
+    PredictOutput,
+    RegressionOutput,
+)
+from estimator.loaded_model import Input, LoadedModel, load
+from estimator.receivers import (
+    ServingInputReceiver,
+    TensorServingInputReceiver,
+    TensorSpec,
+    build_raw_serving_input_receiver_fn,
+)
+
+__all__ = [
+    "ClassificationOutput",
+    "DamagedExportError",
+    "ExportOutput",
+    "Input",
+    "LoadedModel",
+    "PredictOutput",
+    "RegressionOutput",
+    "ServingInputReceiver",
+    "TensorServingInputReceiver",
+    "TensorSpec",
+    "build_raw_serving_input_receiver_fn",
+    "load",
+]

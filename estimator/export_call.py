@@ -1,0 +1,387 @@
+"""One export: a model_fn's answers, traced with sizes left open, and written to a directory.
+
+    ExportCall(binding, live, features, recorded).write(directory)
+
+The model is traced with symbols in place of sizes that differ from request to request: the batch,
+lengths, counts. One that computes with them in Python cannot be; it is exported for a few sizes of
+the batch, and requests are filled up to the next one.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from estimator import export_files, steps
+from estimator.batches import ArrayLeaf, Batch
+from estimator.binding import Binding
+from estimator.export_outputs import as_export_output, named_answers, signatures
+from estimator.host_features import HostOutput
+from estimator.live import Live
+from estimator.receivers import ServingInputReceiver
+from estimator.recipes import recipes_in, self_contained, to_json
+
+_LOG = logging.getLogger(__name__)
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+BATCH_SIZES = (1, 8, 64)
+_EXAMPLE_ROWS = 3
+_TRIES = 10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExportCall:
+    """Everything one export needs.
+
+    Attributes:
+        binding: what the model_fn asks for in PREDICT.
+        live: the variables.
+        features: the features of a batch.
+        real: whether the batch was seen, or is made up; a real one becomes an example.
+        batch_sizes: sizes to export for where no size can be left open.
+        as_text: whether to write readable StableHLO, too.
+    """
+
+    binding: Binding
+    live: Live
+    features: Any
+    real: bool
+    batch_sizes: Sequence[int] = BATCH_SIZES
+    as_text: bool = False
+
+    def write(self, directory: str) -> None:
+        """Writes an export into a directory that is there and empty.
+
+        Raises:
+            ValueError, TypeError: if the model cannot be exported, and why.
+        """
+        binding = self.binding
+        outputs = signatures(binding.spec.export_outputs, binding.spec.predictions)
+        names = list(binding.recipes.variables)
+        values = {name: np.asarray(self.live.values[name]) for name in names}
+        data = export_files.weights_to_bytes(values)
+        files = {
+            export_files.WEIGHTS: export_files.write_file(directory, export_files.WEIGHTS, data)
+        }
+        described = {
+            signature: self._signature(directory, signature, output, files)
+            for signature, output in outputs.items()
+        }
+        inputs = self._inputs()
+        if self.real:
+            files |= self._examples(directory, list(outputs))
+        export_files.write_manifest(
+            directory,
+            {
+                "jax": jax.__version__,
+                "global_step": self.live.step,
+                "variables": names,
+                "inputs": inputs,
+                "used": list(binding.used),
+                "host": [self._written(recipe) for recipe in binding.host],
+                "checks": [[i, self._written(check)] for i, check in binding.checks],
+                "modules": self._modules_of_recipes(outputs.values()),
+                "length_buckets": binding.model_fn.length_buckets,
+                "signatures": described,
+                "files": files,
+            },
+        )
+
+    def _signature(
+        self, directory: str, signature: str, output: Any, files: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Writes the function of a signature, and describes its answers."""
+        described = [
+            {
+                "name": name,
+                "recipe": self._written(a.recipe) if isinstance(a, HostOutput) else None,
+                "arrays": len(jax.tree.leaves(a)),
+            }
+            for name, a in named_answers(output)
+        ]
+        return {
+            "method": as_export_output(output).method,
+            "outputs": described,
+            "modules": self._module(directory, signature, files),
+        }
+
+    def _module(
+        self, directory: str, signature: str, files: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Traces a signature, with sizes left open if that can be, and writes what comes."""
+        step = steps.export_step(self.binding, self.live.step, self.live.seed, [signature])
+        values = [
+            jax.ShapeDtypeStruct(self.live.values[name].shape, self.live.values[name].dtype)
+            for name in self.binding.recipes.variables
+        ]
+        base = "".join(c if c.isalnum() else "_" for c in signature)
+
+        def exported(name: str, batch: int | None, shapes: list[Any]) -> dict[str, Any]:
+            with jax.numpy_dtype_promotion("standard"):
+                made = jax.export.export(step, platforms=PLATFORMS)(values, shapes)
+            data = bytes(made.serialize())
+            files[f"{name}.stablehlo"] = export_files.write_file(
+                directory, f"{name}.stablehlo", data
+            )
+            if self.as_text:
+                text = made.mlir_module().encode()
+                files[f"{name}.mlir"] = export_files.write_file(directory, f"{name}.mlir", text)
+            return {"file": f"{name}.stablehlo", "batch": batch}
+
+        failure: Exception | None = None
+        for shapes in self._open_shapes():
+            try:
+                return [exported(base, None, shapes)]
+            except Exception as error:
+                failure = failure or error
+        _LOG.warning(
+            "The signature %r is exported for batches of %s rows, and requests are filled up: the "
+            "model_fn computes in Python with sizes that differ from request to request (%s: %s).",
+            signature,
+            list(self.batch_sizes),
+            type(failure).__name__,
+            str(failure).partition("\n")[0],
+        )
+        made = []
+        for size in self.batch_sizes:
+            for shapes in self._open_shapes(size):
+                try:
+                    made.append(exported(f"{base}_{size}", size, shapes))
+                    break
+                except Exception as error:
+                    failure = error
+            else:
+                raise ValueError(
+                    f"The model cannot be exported for batches of {size} rows: {failure}"
+                ) from failure
+        return made
+
+    def _open_shapes(self, rows: int | None = None) -> Iterator[list[Any]]:
+        """Yields the shapes of the inputs, with symbols for open sizes.
+
+        First every length has a symbol of its own; then those that were equal share one.
+        """
+        batch = Batch(self.features)
+        made = [batch.host(r, self.binding.model_fn.length_buckets) for r in self.binding.host]
+        count = max(batch.lengths, default=1)
+        for shared in (False, True):
+            scope = jax.export.SymbolicScope()
+
+            def symbol(name: str, scope: Any = scope) -> Any:
+                return jax.export.symbolic_shape(name, scope=scope)[0]
+
+            first = symbol("batch") if rows is None else rows
+            shapes = []
+            for i in self.binding.used:
+                shape = batch.leaves[i].shape
+                if shape and shape[0] == count:
+                    shape = (first, *shape[1:])
+                kind = self.binding.kinds[i]
+                assert isinstance(kind, ArrayLeaf)
+                shapes.append(jax.ShapeDtypeStruct(shape, kind.dtype))
+            for n, (recipe, array) in enumerate(zip(self.binding.host, made, strict=True)):
+                sizes: list[Any] = []
+                for axis, (dim, size) in enumerate(zip(recipe.dims, array.shape, strict=True)):
+                    if dim == "batch":
+                        sizes.append(first)
+                    elif dim in ("length", "count"):
+                        sizes.append(symbol(f"{dim}_{size}" if shared else f"{dim}_{n}_{axis}"))
+                    else:
+                        sizes.append(size)
+                shapes.append(jax.ShapeDtypeStruct(tuple(sizes), array.dtype))
+            yield shapes
+
+    def _inputs(self) -> list[dict[str, Any]]:
+        """Describes the leaves of a request: those that are used, or that host recipes read."""
+        batch = Batch(self.features)
+        count = max(batch.lengths, default=1)
+        needed = self._read_by_recipes(batch)
+        described = []
+        pairs = zip(batch.raw_paths, batch.leaves, self.binding.kinds, strict=True)
+        for i, (path, leaf, kind) in enumerate(pairs):
+            entry: dict[str, Any] = {"path": list(path[1:])}
+            entry["needed"] = i in self.binding.used or path in needed
+            if isinstance(kind, ArrayLeaf) and i in self.binding.used:
+                sizes = [
+                    None if n == 0 and size == count else size for n, size in enumerate(leaf.shape)
+                ]
+                entry |= {"dtype": kind.dtype.name, "shape": sizes}
+            described.append(entry)
+        return described
+
+    def _read_by_recipes(self, batch: Batch) -> set[Any]:
+        """Returns the paths of the leaves that host recipes look at."""
+        if not isinstance(self.features, Mapping):
+            return set(batch.raw_paths) if self.binding.host else set()
+        seen = _Watched(self.features)
+        for recipe in self.binding.host:
+            recipe(seen, None)
+        return {path for path in batch.raw_paths if path[1] in seen.read}
+
+    def _examples(self, directory: str, names: Sequence[str]) -> dict[str, Any]:
+        """Writes a few requests with their answers, if JSON can hold them."""
+        inputs = self.binding.prepare(Batch(self.features))
+        step = steps.export_step(self.binding, self.live.step, self.live.seed, names)
+        values = [self.live.values[name] for name in self.binding.recipes.variables]
+        given = jax.device_get(step(values, inputs))
+        answers = dict(zip(names, given, strict=True))
+        try:
+            text = json.dumps([to_json({"features": _plain(self.features), "answers": answers})])
+        except TypeError:
+            return {}
+        name = export_files.EXAMPLES
+        return {name: export_files.write_file(directory, name, text.encode())}
+
+    def _written(self, recipe: Any) -> Any:
+        try:
+            return to_json(self_contained(recipe))
+        except TypeError as error:
+            raise TypeError(
+                f"The model cannot be exported: {recipe!r} holds a Python function, which runs on "
+                f"the host and cannot be written down ({error}). A normalizer_fn runs on the "
+                "device, unless its column is crossed or its feature is no plain array; or write a "
+                "HostRecipe of your own."
+            ) from error
+
+    def _modules_of_recipes(self, outputs: Any) -> list[str]:
+        """Returns the modules that define the recipes, for the process that loads them."""
+        recipes: list[Any] = [*self.binding.host, *(check for _, check in self.binding.checks)]
+        for output in outputs:
+            for _, answer in named_answers(output):
+                if isinstance(answer, HostOutput):
+                    recipes.append(answer.recipe)
+        parts = [part for recipe in recipes for part in recipes_in(self_contained(recipe))]
+        return sorted({type(part).__module__ for part in parts})
+
+
+class _Watched(dict[Any, Any]):
+    """A dict that notes which of its keys are read."""
+
+    def __init__(self, items: Mapping[Any, Any]) -> None:
+        super().__init__(items)
+        self.read: set[Any] = set()
+
+    def __getitem__(self, key: Any) -> Any:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.read.add(key)
+        return super().get(key, default)
+
+    def items(self) -> Any:
+        self.read.update(self)
+        return super().items()
+
+    def values(self) -> Any:
+        self.read.update(self)
+        return super().values()
+
+
+def example_features(receiver_fn: Any, seen: Batch | None) -> tuple[Any, bool]:
+    """Returns the features of a batch to trace with, and whether it is a real one.
+
+    Raises:
+        TypeError: if the function gives no receiver.
+        ValueError: if there is no function, and no batch was seen.
+    """
+    if receiver_fn is None:
+        if seen is None:
+            raise ValueError(
+                "export_saved_model: this Estimator has seen no batch yet that would tell what the "
+                "inputs are. Call train, evaluate or predict before, or give a "
+                "serving_input_receiver_fn such as "
+                "estimator.export.build_raw_serving_input_receiver_fn(...)."
+            )
+        return first_rows(seen.features, _EXAMPLE_ROWS), True
+    receiver = receiver_fn() if callable(receiver_fn) else receiver_fn
+    if not isinstance(receiver, ServingInputReceiver):
+        raise TypeError(
+            "export_saved_model: serving_input_receiver_fn must return a ServingInputReceiver, got "
+            f"{receiver!r}."
+        )
+    return receiver.example(), False
+
+
+def write_aside(
+    base: str | os.PathLike[str],
+    write: Callable[[str], None],
+    assets_extra: Mapping[str, str] | None,
+) -> str:
+    """Returns a new directory, named by the time, which appears when it is complete.
+
+    Args:
+        base: the directory that it is made in.
+        write: writes into a directory that is there and empty.
+        assets_extra: files to copy, by the path they get under `assets.extra`.
+
+    Raises:
+        ValueError: if such a path points elsewhere.
+        RuntimeError: if the names of ten seconds are all taken.
+    """
+    base = os.path.abspath(base)
+    os.makedirs(base, exist_ok=True)
+    for _ in range(_TRIES):
+        name = f"{int(time.time()):010d}"
+        path, aside = os.path.join(base, name), os.path.join(base, f"temp-{name}")
+        try:
+            if os.path.exists(path):
+                raise FileExistsError
+            os.mkdir(aside)
+        except FileExistsError:
+            time.sleep(1)
+            continue
+        try:
+            write(aside)
+            _copy_assets(aside, assets_extra or {})
+            os.rename(aside, path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return path
+    raise RuntimeError(f"There is an export of each of the last {_TRIES} seconds in {base}.")
+
+
+def _copy_assets(directory: str, assets: Mapping[str, str]) -> None:
+    root = os.path.join(directory, "assets.extra")
+    for given, source in assets.items():
+        target = os.path.abspath(os.path.join(root, given))
+        if not target.startswith(root + os.sep):
+            raise ValueError(f"assets_extra: {given!r} does not lie in assets.extra.")
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def first_rows(features: Any, count: int) -> Any:
+    """Returns the first rows of a batch; the batch itself where that is not plain to see.
+
+    >>> first_rows({"x": np.arange(9), "city": ["Rome", "Oslo"]}, 1)
+    {'x': array([0]), 'city': ['Rome']}
+    """
+    leaves = list(features.values()) if isinstance(features, Mapping) else [features]
+    if not all(isinstance(leaf, list | np.ndarray | jax.Array) for leaf in leaves):
+        return features
+    if isinstance(features, Mapping):
+        return {key: leaf[:count] for key, leaf in features.items()}
+    return features[:count]
+
+
+def _plain(features: Any) -> Any:
+    """Returns features as recipes can write them down."""
+    if isinstance(features, Mapping):
+        return {key: _plain(leaf) for key, leaf in features.items()}
+    if isinstance(features, jax.Array):
+        return np.asarray(features)
+    if isinstance(features, np.ndarray) and features.dtype.kind in "OUS":
+        return _tuples(features.tolist())
+    return _tuples(features)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,127 @@
+"""The files of an export: modules, weights, and a manifest that says what they are.
+
+    <export>/
+      export.json                   signatures, inputs, host recipes, checksums of the other files
+      variables.safetensors         the weights
+      <signature>.stablehlo         the compiled function of a signature, for cpu, cuda and tpu
+      examples.json                 a few requests with their answers
+
+Law: nothing in it is code that Python runs. A directory that is not as it was written is refused.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from estimator.manifest import reason_of
+
+MANIFEST = "export.json"
+WEIGHTS = "variables.safetensors"
+EXAMPLES = "examples.json"
+
+_FORMAT = 1
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+# A manifest is small; anything larger is no manifest.
+_MOST_BYTES = 2**28
+
+
+class DamagedExportError(ValueError):
+    """An export is not as it was written, or none; the message names the path and the reason."""
+
+
+def write_file(directory: str, name: str, data: bytes) -> dict[str, Any]:
+    """Writes a file of an export, and returns what the manifest says of it."""
+    with open(os.path.join(directory, name), "wb") as file:
+        file.write(data)
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def write_manifest(directory: str, body: Mapping[str, Any]) -> None:
+    """Writes the manifest, with a checksum of itself."""
+    text = _canonical({"format": _FORMAT, **body})
+    digest = hashlib.sha256(text).hexdigest()
+    with open(os.path.join(directory, MANIFEST), "wb") as file:
+        file.write(b'{"sha256":"%s","body":%s}\n' % (digest.encode(), text))
+
+
+def read_manifest(directory: str) -> dict[str, Any]:
+    """Returns what an export holds.
+
+    Raises:
+        DamagedExportError: if there is no manifest, or it is not what was written.
+    """
+    path = os.path.join(directory, MANIFEST)
+    try:
+        if os.path.getsize(path) > _MOST_BYTES:
+            raise ValueError("it is too large")
+        with open(path, "rb") as file:
+            outer = json.loads(file.read())
+        body, digest = outer["body"], outer["sha256"]
+        actual = hashlib.sha256(_canonical(body)).hexdigest()
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise damaged(directory, MANIFEST, reason_of(error)) from None
+    if actual != digest or not isinstance(body, dict):
+        raise damaged(directory, MANIFEST, "its checksum differs")
+    if body.get("format") != _FORMAT:
+        raise DamagedExportError(
+            f"{directory} has format {body.get('format')}, and this version reads format {_FORMAT} "
+            "only. Read it with the version that wrote it."
+        )
+    return body
+
+
+def read_file(directory: str, name: Any, files: Mapping[str, Any]) -> bytes:
+    """Returns the content of a file of an export.
+
+    Raises:
+        DamagedExportError: if it is not what the manifest says, or lies elsewhere.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name not in files:
+        raise damaged(directory, repr(name), "an export has no such file")
+    try:
+        if os.path.getsize(os.path.join(directory, name)) != files[name]["size"]:
+            raise ValueError("its size differs")
+        with open(os.path.join(directory, name), "rb") as file:
+            data = file.read()
+        if hashlib.sha256(data).hexdigest() != files[name]["sha256"]:
+            raise ValueError("its checksum differs")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise damaged(directory, name, reason_of(error)) from None
+    return data
+
+
+def weights_to_bytes(values: Mapping[str, np.ndarray]) -> bytes:
+    """Returns arrays by name as a safetensors file."""
+    from safetensors.numpy import save
+
+    return save({name: np.asarray(value, order="C") for name, value in values.items()})
+
+
+def weights_from_bytes(directory: str, data: bytes) -> dict[str, np.ndarray]:
+    """Returns the arrays of a safetensors file by name.
+
+    Raises:
+        DamagedExportError: if it is none.
+    """
+    from safetensors.numpy import load
+
+    try:
+        return load(data)
+    except Exception as error:
+        raise damaged(directory, WEIGHTS, reason_of(error)) from None
+
+
+def damaged(directory: str, part: str, reason: str) -> DamagedExportError:
+    """Makes the error that says what of an export is damaged, why, and what to do."""
+    return DamagedExportError(
+        f"{directory}: {part} is not as an export was written: {reason}. Export the model again."
+    )
+
+
+def _canonical(body: Any) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()

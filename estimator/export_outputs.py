@@ -1,0 +1,140 @@
+"""Export outputs: what the signatures of an exported model answer.
+
+    EstimatorSpec(mode, predictions, export_outputs={
+        "serving_default": ClassificationOutput(scores=probabilities, classes=names),
+        "predict": PredictOutput(predictions),
+    })
+
+A plain dict of answers stands for a PredictOutput.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+
+DEFAULT = "serving_default"
+
+
+class ExportOutput:
+    """Base of export outputs."""
+
+    method: ClassVar[str] = "predict"
+
+    def answers(self) -> dict[str, Any]:
+        """Returns the answers by name."""
+        raise NotImplementedError
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class PredictOutput(ExportOutput):
+    """Any answers.
+
+    >>> PredictOutput(3.0).answers()
+    {'output': 3.0}
+
+    Attributes:
+        outputs: answers by name, or one, which is named `output`.
+    """
+
+    outputs: Any
+
+    def answers(self) -> dict[str, Any]:
+        """Returns the answers by name."""
+        named = isinstance(self.outputs, Mapping)
+        return dict(self.outputs) if named else {"output": self.outputs}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassificationOutput(ExportOutput):
+    """Classes and their scores.
+
+    Attributes:
+        scores: floats of shape (batch, classes).
+        classes: names, a `host_output` of the same shape, or None.
+    """
+
+    method: ClassVar[str] = "classify"
+
+    scores: Any = None
+    classes: Any = None
+
+    def answers(self) -> dict[str, Any]:
+        """Returns those of `scores` and `classes` that there are."""
+        both = {"classes": self.classes, "scores": self.scores}
+        return {name: answer for name, answer in both.items() if answer is not None}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class RegressionOutput(ExportOutput):
+    """A number for each example.
+
+    Attributes:
+        value: floats of shape (batch,) or (batch, 1).
+    """
+
+    method: ClassVar[str] = "regress"
+
+    value: Any
+
+    def answers(self) -> dict[str, Any]:
+        """Returns the value as `outputs`."""
+        return {"outputs": self.value}
+
+
+def as_export_output(value: Any) -> ExportOutput:
+    """Returns an export output for what a spec holds.
+
+    >>> as_export_output({"a": 1}).answers()
+    {'a': 1}
+    """
+    return value if isinstance(value, ExportOutput) else PredictOutput(value)
+
+
+def sorted_answers(output: Any) -> list[Any]:
+    """Returns the answers of an export output, in the order of their names."""
+    return [answer for _, answer in named_answers(output)]
+
+
+def named_answers(output: Any) -> list[tuple[str, Any]]:
+    """Returns the names and answers of an export output, sorted by name.
+
+    >>> named_answers({"b": 1, ("head", "a"): 2})
+    [('b', 1), ('head/a', 2)]
+    """
+    answers = as_export_output(output).answers()
+    named = {
+        "/".join(map(str, name)) if isinstance(name, tuple) else str(name): answer
+        for name, answer in answers.items()
+    }
+    return sorted(named.items())
+
+
+def signatures(export_outputs: Mapping[str, Any] | None, predictions: Any) -> dict[str, Any]:
+    """Returns the export outputs of a spec by signature; `serving_default` is among them.
+
+    >>> list(signatures({"centers": 1}, None))
+    ['centers', 'serving_default']
+
+    Args:
+        export_outputs: those of the spec.
+        predictions: those of the spec, which are served where there are no others.
+
+    Raises:
+        ValueError: if there are several, and none is the default.
+    """
+    given = {name: as_export_output(value) for name, value in (export_outputs or {}).items()}
+    if not given:
+        return {DEFAULT: PredictOutput(predictions)}
+    if DEFAULT not in given:
+        if len(given) > 1:
+            raise ValueError(
+                f"Multiple export_outputs were provided, {sorted(given)}, but none of them is the "
+                f'default. Name one of them "{DEFAULT}".'
+            )
+        given[DEFAULT] = next(iter(given.values()))
+    return given

@@ -1,0 +1,287 @@
+"""Export: a directory that answers as the model did, in a process that has no model_fn."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exporting import (
+    BUILDERS,
+    MOVED,
+    PEOPLE,
+    assert_same_answers,
+    build_custom,
+    custom,
+    custom_features,
+    rows_of,
+)
+from models import batches, endless, features_only, line, quiet
+
+import canned
+import estimator as est
+import feature_columns as fc
+from estimator import export_outputs
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """Gives by kind an Estimator, features of its kind, and its export, made once."""
+
+    @functools.cache
+    def made(kind):
+        root = tmp_path_factory.mktemp("export")
+        estimator, features = BUILDERS[kind](str(root / "model"))
+        return estimator, features, estimator.export_saved_model(root / "exports").decode()
+
+    return made
+
+
+each_kind = pytest.mark.parametrize("kind", list(BUILDERS))
+
+
+def signature_of(loaded):
+    return "predict" if "predict" in loaded.signatures else "serving_default"
+
+
+@each_kind
+def test_an_export_answers_as_predict_does_for_any_number_of_rows(exports, kind):
+    estimator, features, path = exports(kind)
+    loaded = est.export.load(path)
+    rows = len(features if not isinstance(features, dict) else next(iter(features.values())))
+    for count in sorted({1, 2, min(7, rows), rows}):
+        asked = rows_of(features, count)
+        (wanted,) = estimator.predict(lambda asked=asked: asked, yield_single_examples=False)
+        assert_same_answers(loaded(asked, signature_of(loaded)), wanted)
+
+
+@each_kind
+def test_an_export_knows_its_examples_and_its_weights(exports, kind):
+    estimator, _, path = exports(kind)
+    loaded = est.export.load(path)
+    assert loaded.check() == 1
+    assert "serving_default" in loaded.signatures
+    assert loaded.global_step == estimator.get_variable_value("global_step")
+    for name, value in loaded.variables.items():
+        np.testing.assert_array_equal(value, estimator.get_variable_value(name))
+
+
+ASK = """
+import json, sys
+import numpy as np
+import estimator as est
+loaded = est.export.load(sys.argv[1])
+with open(sys.argv[2]) as file:
+    features = json.load(file)
+answers = loaded(features, sys.argv[3])
+print(json.dumps({name: answer.tolist() for name, answer in answers.items()}))
+assert not {"test_export", "models"} & sys.modules.keys()
+"""
+
+
+@pytest.mark.parametrize("kind", ["rnn", "linear"])
+def test_another_process_needs_no_model_fn(exports, kind, tmp_path):
+    estimator, features, path = exports(kind)
+    asked = {name: np.asarray(v, object).tolist() for name, v in features.items()}
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    root = str(Path(est.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, path, str(tmp_path / "asked.json"), "predict"],
+        env={**os.environ, "PYTHONPATH": root},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    given = {name: np.array(answer) for name, answer in json.loads(done.stdout).items()}
+    (wanted,) = estimator.predict(lambda: features, yield_single_examples=False)
+    np.testing.assert_allclose(given["probabilities"], wanted["probabilities"], rtol=1e-6)
+    assert given["classes"].tolist() == wanted["classes"].tolist()
+
+
+def test_signatures_have_the_answers_and_methods_that_the_spec_names(exports):
+    _, features, path = exports("custom")
+    loaded = est.export.load(path)
+    assert loaded.signatures == ["classify", "serving_default"]
+    assert loaded.outputs() == ["name", "net", "sum"]
+    assert (loaded.method("classify"), loaded.method()) == ("classify", "predict")
+    assert [*loaded(features, "classify")] == ["scores"]
+    with pytest.raises(ValueError, match=r"no signature 'clasify'. Did you mean"):
+        loaded(features, "clasify")
+
+
+def test_the_centers_of_kmeans_are_a_signature(exports):
+    estimator, points, path = exports("kmeans")
+    loaded = est.export.load(path)
+    centers = loaded(points[:1], "cluster_centers")["output"]
+    np.testing.assert_array_equal(centers, estimator.cluster_centers())
+
+
+def test_requests_may_be_rows(exports):
+    loaded = est.export.load(exports("linear")[2])
+    rows = [{"city": "Rome", "job": ["nurse"], "age": 30}, {"age": 41, "job": [], "city": "Oslo"}]
+    columns = {"city": ["Rome", "Oslo"], "job": [["nurse"], []], "age": [30, 41]}
+    assert_same_answers(loaded(rows), loaded(columns))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f | {"x": f["x"][:, :1]}, r"x must be float32 of shape \['any', 2\], got"),
+        (lambda f: f | {"x": f["x"][:3]}, "same number of rows"),
+        (lambda f: f | {"x": [["a", "b"]] * 6}, "x must be float32"),
+        (lambda f: f | {"count": f["count"] + 0.5}, "count must be int32"),
+        (lambda f: {"x": f["x"]}, r"\['count'\] are missing"),
+        (lambda f: f | {"counts": f["count"]}, "takes no feature 'counts'. Did you mean"),
+        (lambda f: {name: v[:0] for name, v in f.items()}, "at least one row"),
+        (lambda f: f["x"], "must be a dict"),
+        (lambda f: f | {"count": f["count"] + 2**40}, "int32|32-bit"),
+    ],
+)
+def test_wrong_requests_are_told_what_is_wrong(exports, change, message):
+    loaded = est.export.load(exports("custom")[2])
+    with pytest.raises((ValueError, OverflowError), match=message):
+        loaded(change(custom_features(6)))
+
+
+def test_a_receiver_describes_inputs_that_were_never_seen(tmp_path):
+    build_custom(str(tmp_path / "model"))
+    fresh = est.Estimator(custom, str(tmp_path / "model"))
+    with pytest.raises(ValueError, match="has seen no batch yet"):
+        fresh.export_saved_model(tmp_path)
+    specs = {
+        "x": est.export.TensorSpec((None, 2), np.float32),
+        "count": est.export.TensorSpec((None,), np.int64),
+    }
+    receive = est.export.build_raw_serving_input_receiver_fn(specs)
+    loaded = est.export.load(fresh.export_saved_model(tmp_path, receive))
+    features = custom_features(5)
+    del features["ignored"]
+    (wanted,) = fresh.predict(lambda: features, yield_single_examples=False)
+    assert_same_answers(loaded(features), wanted)
+    assert loaded.check() == 0
+    with pytest.raises(TypeError, match="must return a ServingInputReceiver, got 3"):
+        fresh.export_saved_model(tmp_path, lambda: 3)
+
+
+def test_strings_of_any_number_can_be_received(exports, tmp_path):
+    estimator, features, _ = exports("linear")
+    receive = est.export.build_raw_serving_input_receiver_fn(
+        {
+            "city": est.export.TensorSpec((None,), str),
+            "job": est.export.TensorSpec((None, None), str),
+            "age": np.zeros(1, np.int64),
+        }
+    )
+    loaded = est.export.load(estimator.export_saved_model(tmp_path, receive))
+    (wanted,) = estimator.predict(lambda: features, yield_single_examples=False)
+    assert_same_answers(loaded(features, "predict"), wanted)
+
+
+def by_size(features, mode):
+    """Computes with the number of rows in Python, which no open size allows."""
+    weight = est.get_variable("weight", (), 2.0, np.float32, trainable=False)
+    scale = 1.0 if int(features.shape[0]) > 1000 else 2.0
+    return est.EstimatorSpec(mode, predictions={"y": features * weight * scale}, loss=weight * 0)
+
+
+def test_a_model_that_computes_with_sizes_is_exported_for_some(tmp_path, caplog):
+    estimator = est.Estimator(by_size, str(tmp_path / "model"))
+    x = np.arange(20, dtype=np.float32)
+    estimator.train(lambda: x, steps=1)
+    path = estimator.export_saved_model(tmp_path, batch_sizes=(1, 4))
+    assert "is exported for batches of [1, 4] rows" in caplog.text
+    loaded = est.export.load(path)
+    for count in (1, 2, 4, 7, 20):
+        np.testing.assert_array_equal(loaded(x[:count])["y"], x[:count] * 4)
+
+
+def test_a_function_on_the_host_cannot_be_exported(tmp_path):
+    age = fc.bucketized_column(fc.numeric_column("age", normalizer_fn=lambda x: x / 10), [3.0])
+    estimator = canned.LinearClassifier([fc.crossed_column(["city", age], 9)], tmp_path / "model")
+    estimator.train(lambda: (PEOPLE, MOVED), steps=1)
+    with pytest.raises(TypeError, match="holds a Python function"):
+        estimator.export_saved_model(tmp_path / "exports")
+    assert os.listdir(tmp_path / "exports") == []
+
+
+def test_an_untrained_model_cannot_be_exported(tmp_path):
+    estimator = quiet(str(tmp_path / "model"))
+    list(estimator.predict(lambda: features_only(1)))
+    with pytest.raises(ValueError, match="Couldn't find trained model"):
+        estimator.export_saved_model(tmp_path / "exports")
+    warm = est.Estimator(
+        line, tmp_path / "warm", warm_start_from={"line/bias": np.float32(3)}, params={}
+    )
+    list(warm.predict(lambda: features_only(1)))
+    loaded = est.export.load(warm.export_saved_model(tmp_path / "exports"))
+    assert loaded.variables["line/bias"] == 3
+
+
+def test_directories_are_named_by_the_time_and_never_written_over(tmp_path):
+    estimator = quiet(str(tmp_path / "model")).train(endless, steps=1)
+    paths = [Path(estimator.export_saved_model(tmp_path / "e").decode()) for _ in range(2)]
+    assert sorted(os.listdir(tmp_path / "e")) == sorted(path.name for path in paths)
+    assert all(len(path.name) == 10 and path.name.isdigit() for path in paths)
+    assert est.export.load(tmp_path / "e").path == str(max(paths))
+
+
+def test_an_earlier_checkpoint_and_assets_can_be_exported(tmp_path):
+    estimator = quiet(str(tmp_path / "model"), save_checkpoints_steps=2).train(endless, steps=4)
+    first = next(p for p in estimator.all_checkpoints() if p.endswith("/2"))
+    (tmp_path / "note.txt").write_text("hello")
+    path = estimator.export_saved_model(
+        tmp_path,
+        assets_extra={"deep/note.txt": tmp_path / "note.txt"},
+        checkpoint_path=first,
+        as_text=True,
+    ).decode()
+    assert est.export.load(path).global_step == 2
+    assert (Path(path) / "assets.extra" / "deep" / "note.txt").read_text() == "hello"
+    assert "stablehlo" in (Path(path) / "serving_default.mlir").read_text()
+    with pytest.raises(ValueError, match="does not lie in assets"):
+        estimator.export_saved_model(tmp_path, assets_extra={"../x": tmp_path / "note.txt"})
+    with pytest.raises(ValueError, match=r"only ModeKeys\.PREDICT"):
+        estimator.export_saved_model(tmp_path, experimental_mode=est.ModeKeys.EVAL)
+
+
+def test_several_outputs_need_a_default_and_one_is_it():
+    with pytest.raises(ValueError, match="none of them is the default"):
+        export_outputs.signatures({"a": 1, "b": 2}, None)
+    assert export_outputs.signatures({"a": 1}, None)["serving_default"].answers() == {"output": 1}
+
+
+def test_exporters_write_exports(tmp_path):
+    estimator = quiet(str(tmp_path / "model"))
+    exporters = [
+        est.BestExporter("best"),
+        est.LatestExporter("latest", exports_to_keep=1),
+        est.FinalExporter("final"),
+    ]
+    _, paths = est.train_and_evaluate(
+        estimator,
+        est.TrainSpec(endless, max_steps=4),
+        est.EvalSpec(lambda: batches(1), every_n_steps=2, exporters=exporters),
+    )
+    for name, path in zip(("best", "latest", "final"), paths, strict=True):
+        root = tmp_path / "model" / "export" / name
+        assert est.export.load(root).global_step == 4
+        assert est.export.load(path).path.startswith(str(root))
+
+
+def test_words_of_a_file_go_into_the_export(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("clerk\nnurse\n")
+    job = fc.categorical_column_with_vocabulary_file("job", path, num_oov_buckets=1)
+    columns = [fc.indicator_column(job)]
+    estimator = canned.DNNClassifier([2], columns, tmp_path / "model")
+    estimator.train(lambda: ({"job": PEOPLE["job"]}, MOVED), steps=1)
+    directory = estimator.export_saved_model(tmp_path / "exports").decode()
+    asked = {"job": PEOPLE["job"]}
+    (wanted,) = estimator.predict(lambda: asked, yield_single_examples=False)
+    path.unlink()
+    assert_same_answers(est.export.load(directory)(asked, "predict"), wanted)
