@@ -5,13 +5,12 @@
 
 A wide network learns handwritten digits (scikit-learn's, 1,797 pictures of 8 x 8) from 300 of them:
 soon it knows these by heart, and its loss on pictures held out rises again. Every 20 steps it is
-evaluated on a part of those; the best variables are exported as an npz file, and 200 steps without
-a better loss end the run. Press Ctrl-C, or kill it, and start it with --resume: it goes on as if
-nothing had happened.
+evaluated on a part of those; the best model is exported, and 200 steps without a better loss end
+the run. Press Ctrl-C, or kill it, and start it with --resume: it goes on as if nothing had
+happened.
 """
 
 import argparse
-import json
 import logging
 import os
 import shutil
@@ -48,34 +47,14 @@ def model_fn(features, labels, mode):
     net = est.layers.dense(net, 256, activation=jax.nn.relu)
     logits = est.layers.dense(net, CLASSES, name="logits")
     if mode == est.ModeKeys.PREDICT:
-        return est.EstimatorSpec(mode, predictions={"digit": jnp.argmax(logits, 1)})
+        answers = {"digit": jnp.argmax(logits, 1), "probabilities": jax.nn.softmax(logits)}
+        return est.EstimatorSpec(mode, predictions=answers)
     return est.EstimatorSpec(
         mode,
         loss=optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(),
         train_op=optax.adam(2e-3),
         eval_metric_ops={"accuracy": est.metrics.accuracy(labels, jnp.argmax(logits, 1))},
     )
-
-
-class WeightsExporter(est.BestExporter):
-    """Keeps the best variables as an npz file, which numpy reads without this package."""
-
-    def write(self, estimator, export_path, checkpoint_path):
-        os.makedirs(export_path, exist_ok=True)
-        path = os.path.join(export_path, f"{os.path.basename(checkpoint_path)}.npz")
-        names = [name for name, _ in est.list_variables(checkpoint_path)]
-        values = {name: est.load_variable(checkpoint_path, name) for name in names}
-        np.savez(path, **values)
-        return path
-
-
-def best_weights(model_dir):
-    """Returns the step and the variables that were best."""
-    directory = os.path.join(model_dir, "export", "best")
-    with open(os.path.join(directory, "best.json")) as file:
-        best = json.load(file)
-    with np.load(os.path.join(directory, best["export"])) as file:
-        return best["global_step"], dict(file)
 
 
 def main():
@@ -106,26 +85,24 @@ def main():
             max_steps=5000,
             hooks=[stop],
         ),
-        est.EvalSpec(held_out(*valid), every_n_steps=20, exporters=WeightsExporter("best")),
+        est.EvalSpec(held_out(*valid), every_n_steps=20, exporters=est.BestExporter("best")),
     )
     if classifier.interrupted:
         sys.exit(f"interrupted by {classifier.interrupted}; --resume goes on")
 
-    step, weights = best_weights(args.model_dir)
-    del weights["global_step"]
-    best = est.Estimator(
-        model_fn, os.path.join(args.model_dir, "best"), config, warm_start_from=weights
-    )
-    of_best = best.evaluate(held_out(*test))
-    of_last = classifier.evaluate(held_out(*test), name="test")
-    print(f"== Stopped at step {metrics['global_step']}; the best was step {step}.")
-    for name, results in (("best", of_best), ("last", of_last)):
-        shown = f"loss {results['loss']:.4f}, accuracy {results['accuracy']:.4f}"
-        print(f"   In the test the {name} has {shown}.")
+    best = est.export.load(os.path.join(args.model_dir, "export", "best"))
+    last = next(classifier.predict(lambda: {"pixels": test[0]}, yield_single_examples=False))
+    print(f"== Stopped at step {metrics['global_step']}; the best was step {best.global_step}.")
+    losses = {}
+    for name, answers in (("best", best({"pixels": test[0]})), ("last", last)):
+        probabilities = answers["probabilities"][np.arange(len(test[1])), test[1]]
+        losses[name] = -np.log(probabilities).mean()
+        accuracy = (answers["digit"] == test[1]).mean()
+        print(f"   In the test the {name} has loss {losses[name]:.4f}, accuracy {accuracy:.4f}.")
     if args.picture:
         est.plot_history(args.model_dir, ["loss", "accuracy"]).savefig(args.picture, dpi=90)
         print(f"== Drawn: {args.picture}")
-    if step >= metrics["global_step"] or of_best["loss"] > of_last["loss"]:
+    if best.global_step >= metrics["global_step"] or losses["best"] > losses["last"]:
         sys.exit("the best model should be an earlier one than the last, and better in the test")
 
 
