@@ -84,6 +84,8 @@ FLOORS = [
     "export_call",
     "loaded_model",
     "export",
+    "command_line",
+    "__main__",
     "estimator",
     "add_metrics",
     "in_memory_evaluator",
