@@ -9,16 +9,20 @@ where it would have stopped; and one that has stopped, trained again, stops at o
 
 import logging
 import math
+import numbers
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from estimator.arguments import check_count
 from estimator.estimator import Estimator
+from estimator.history import History
 from estimator.messages import did_you_mean
 from estimator.session import Session, SessionRunContext, SessionRunHook, SessionRunValues
 from estimator.stop_hooks import StopAtStepHook
 from estimator.timers import SecondOrStepTimer
+from estimator.train_loop import TrainSession
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,14 +81,15 @@ def stop_if_higher_hook(
         threshold: the value to pass.
         eval_dir: that of the evaluation, `estimator.eval_dir(name)`; None: the one without a name.
         min_steps: evaluations at earlier steps do not count.
-        run_every_secs, run_every_steps: evaluations in this process are looked at as they come;
-            this is how often to look for those that other processes make.
+        run_every_secs, run_every_steps: taken for the sake of TensorFlow's signature: evaluations
+            are looked at as they come, those of other processes, too.
 
     Raises:
         TypeError: if estimator is no Estimator.
         ValueError: unless exactly one of run_every_secs and run_every_steps is given, or if
             eval_dir is not one of the Estimator's.
     """
+    _check_number("stop_if_higher_hook", "threshold", threshold)
     return _hook(
         "stop_if_higher_hook",
         estimator,
@@ -118,6 +123,7 @@ def stop_if_lower_hook(
     Raises:
         TypeError, ValueError: as `stop_if_higher_hook` does.
     """
+    _check_number("stop_if_lower_hook", "threshold", threshold)
     return _hook(
         "stop_if_lower_hook",
         estimator,
@@ -153,6 +159,8 @@ def stop_if_no_increase_hook(
     Raises:
         TypeError, ValueError: as `stop_if_higher_hook` does.
     """
+    name = "max_steps_without_increase"
+    _check_steps("stop_if_no_increase_hook", name, max_steps_without_increase)
     return _hook(
         "stop_if_no_increase_hook",
         estimator,
@@ -188,6 +196,8 @@ def stop_if_no_decrease_hook(
     Raises:
         TypeError, ValueError: as `stop_if_higher_hook` does.
     """
+    name = "max_steps_without_decrease"
+    _check_steps("stop_if_no_decrease_hook", name, max_steps_without_decrease)
     return _hook(
         "stop_if_no_decrease_hook",
         estimator,
@@ -229,7 +239,6 @@ class EvaluationStopHook(SessionRunHook):
         metric_name: the metric that is looked at.
         verdict: says of the metric's values by step why to stop; None: go on.
         eval_dir: the directory of the evaluation; None: of the one without a name.
-        timer: when to look for evaluations that other processes make.
 
     Attributes:
         eval_name: which evaluation is looked at.
@@ -243,14 +252,13 @@ class EvaluationStopHook(SessionRunHook):
         metric_name: str,
         verdict: Verdict,
         eval_dir: str | None,
-        timer: SecondOrStepTimer,
     ) -> None:
         self.eval_name = _eval_name(where, estimator, eval_dir)
         self._where = where
-        self._history = estimator._history
+        self._model_dir = estimator.model_dir
+        self._history = History(estimator.model_dir)
         self.metric_name = metric_name
         self._verdict = verdict
-        self._timer = timer
         self._seen = -1
 
     def check_names(self, names: Iterable[str]) -> None:
@@ -266,34 +274,35 @@ class EvaluationStopHook(SessionRunHook):
                 f"{did_you_mean(self.metric_name, names)} The evaluation reports {names}."
             )
 
-    def begin(self) -> None:
-        """Begins to look anew."""
-        self._timer.reset()
-
     def after_create_session(self, session: Session, coord: Any) -> None:
         """Ends the run before its first step, if earlier evaluations call for it."""
+        if isinstance(session, TrainSession) and not self._is_of(session.model_dir):
+            raise ValueError(
+                f"{self._where}: the hook was made for the Estimator in {self._model_dir}, and "
+                f"that in {session.model_dir} is trained."
+            )
         if self._should_stop():
             coord.request_stop()
 
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Looks, if there is a new evaluation."""
-        step = run_context.session.global_step
-        due = self._timer.should_trigger_for_step(step)
-        if due:
-            self._timer.update_last_triggered_step(step)
-        if (due or self._seen != self._history.evaluated) and self._should_stop():
+        if self._seen != self._history.size() and self._should_stop():
             run_context.request_stop()
 
     def next_step(self, global_step: int) -> int | None:
         """Returns None: evaluations come at any step."""
         return None
 
+    def _is_of(self, model_dir: str) -> bool:
+        return os.path.abspath(model_dir) == os.path.abspath(self._model_dir)
+
     def _should_stop(self) -> bool:
-        self._seen = self._history.evaluated
+        self._seen = self._history.size()
         evaluations = self._history.evaluations(self.eval_name)
-        for results in evaluations.values():
-            self.check_names(results)
-        reason = self._verdict({s: r[self.metric_name] for s, r in evaluations.items()})
+        if evaluations:
+            self.check_names(evaluations[max(evaluations)])
+        name = self.metric_name
+        reason = self._verdict({s: r[name] for s, r in evaluations.items() if name in r})
         if reason is not None:
             _LOG.info("Stopping early: %s %s.", self.metric_name, reason)
         return reason is not None
@@ -335,8 +344,8 @@ def _hook(
     run_every_steps: int | None,
 ) -> EvaluationStopHook:
     _check_estimator(where, estimator)
-    timer = _timer(where, run_every_secs, run_every_steps)
-    return EvaluationStopHook(where, estimator, metric_name, verdict, eval_dir, timer)
+    _timer(where, run_every_secs, run_every_steps)
+    return EvaluationStopHook(where, estimator, metric_name, verdict, eval_dir)
 
 
 def _past(is_past: Callable[[Any], bool], shown: str, min_steps: int) -> Verdict:
@@ -359,13 +368,28 @@ def _no_better(is_better: Callable[[Any, Any], bool], most_steps: int, min_steps
         for step, value in values.items():
             if step < min_steps:
                 continue
-            if best is None or is_better(value, best[1]) or math.isnan(best[1]):
+            if best is None or is_better(value, best[1]) or _isnan(best[1]) > _isnan(value):
                 best = (step, value)
             if step - best[0] >= most_steps:
                 return f"{best[1]} at step {best[0]} is the best, and step {step} no better"
         return None
 
     return verdict
+
+
+def _isnan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _check_number(where: str, name: str, value: Any) -> None:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{where}: {name} must be a number, got {value!r}.")
+
+
+def _check_steps(where: str, name: str, value: Any) -> None:
+    if value is None:
+        raise TypeError(f"{where}: {name} must be an int, got None.")
+    check_count(where, name, value)
 
 
 def _check_estimator(where: str, estimator: Any) -> None:
@@ -382,7 +406,7 @@ def _eval_name(where: str, estimator: Estimator, eval_dir: str | None) -> str | 
     """Returns the name of the evaluation whose summaries go to that directory."""
     if eval_dir is None:
         return None
-    base = os.path.basename(os.path.abspath(eval_dir))
+    base = os.path.relpath(os.path.abspath(eval_dir), os.path.abspath(estimator.model_dir))
     name = base.removeprefix("eval_") if base.startswith("eval_") else None
     if os.path.abspath(eval_dir) != os.path.abspath(estimator.eval_dir(name)):
         raise ValueError(

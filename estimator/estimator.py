@@ -154,47 +154,7 @@ class Estimator:
                 the checkpoint does not fit the model_fn.
             NanLossDuringTrainingError: if the loss or a variable is no longer a number.
         """
-        given_hooks = check_hooks(hooks, SessionRunHook, "train: hooks")
-        listeners = check_hooks(
-            saving_listeners, CheckpointSaverListener, "train: saving_listeners"
-        )
-        check_count("train", "steps", steps)
-        check_count("train", "max_steps", max_steps)
-        if steps is not None and max_steps is not None:
-            raise ValueError(
-                f"train: can not provide both steps and max_steps, got {steps} and {max_steps}."
-            )
-        self._wait_for_saves()
-        if max_steps is not None and self._variables.has_reached(max_steps):
-            _LOG.info("Skipping training: max_steps=%d was reached already.", max_steps)
-            return self
-        placement = self._train_placement(self._config.train_distribute)
-        call = TrainCall(
-            model=self._model,
-            variables=self._variables,
-            config=self._config,
-            model_dir=self.model_dir,
-            writers=self._writers,
-            history=self._history,
-            placement=placement,
-            hooks=given_hooks,
-            listeners=listeners,
-            steps=steps,
-            max_steps=max_steps,
-        )
-        limited = steps is not None or max_steps is not None
-        # From the first trace on: a signal in the middle of compiling would end the process.
-        with (
-            Interrupt() as interrupt,
-            self._feed(input_fn, ModeKeys.TRAIN, placement, repeat=limited) as feed,
-        ):
-            session, all_hooks = call.start(feed)
-            self._training = session
-            try:
-                self._interrupted = call.run(session, feed, all_hooks, interrupt)
-            finally:
-                self._training = None
-        return self
+        return self._train(input_fn, hooks, steps, max_steps, saving_listeners)
 
     def evaluate(
         self,
@@ -364,6 +324,60 @@ class Estimator:
         """Returns the directory where the summaries of an evaluation go."""
         return os.path.join(self.model_dir, f"eval_{name}" if name else "eval")
 
+    def _train(
+        self,
+        input_fn: Callable[..., Any],
+        hooks: Sequence[SessionRunHook] | None,
+        steps: int | None,
+        max_steps: int | None,
+        saving_listeners: Sequence[CheckpointSaverListener] | None,
+        is_all: bool = True,
+    ) -> "Estimator":
+        """Trains; unless that `is_all`, what follows is still to be done when it is over."""
+        self._interrupted = None
+        given_hooks = check_hooks(hooks, SessionRunHook, "train: hooks")
+        listeners = check_hooks(
+            saving_listeners, CheckpointSaverListener, "train: saving_listeners"
+        )
+        check_count("train", "steps", steps)
+        check_count("train", "max_steps", max_steps)
+        if steps is not None and max_steps is not None:
+            raise ValueError(
+                f"train: can not provide both steps and max_steps, got {steps} and {max_steps}."
+            )
+        self._wait_for_saves()
+        if max_steps is not None and self._variables.has_reached(max_steps):
+            _LOG.info("Skipping training: max_steps=%d was reached already.", max_steps)
+            return self
+        placement = self._train_placement(self._config.train_distribute)
+        call = TrainCall(
+            model=self._model,
+            variables=self._variables,
+            config=self._config,
+            model_dir=self.model_dir,
+            writers=self._writers,
+            history=self._history,
+            placement=placement,
+            hooks=given_hooks,
+            listeners=listeners,
+            steps=steps,
+            max_steps=max_steps,
+            is_all=is_all,
+        )
+        limited = steps is not None or max_steps is not None
+        # From the first trace on: a signal in the middle of compiling would end the process.
+        with (
+            Interrupt() as interrupt,
+            self._feed(input_fn, ModeKeys.TRAIN, placement, repeat=limited) as feed,
+        ):
+            session, all_hooks = call.start(feed)
+            self._training = session
+            try:
+                self._interrupted = call.run(session, feed, all_hooks, interrupt)
+            finally:
+                self._training = None
+        return self
+
     def _evaluate(
         self,
         input_fn: Callable[..., Any],
@@ -384,19 +398,11 @@ class Estimator:
             prefetch=self._config.prefetch,
             hooks=given_hooks,
             steps=steps,
-            name=name,
+            name=name or None,
             directory=self.eval_dir(name),
         )
         with self._feed(input_fn, ModeKeys.EVAL, placement) as feed:
             return call.run(feed, live_of)
-
-    def _metric_names(self, input_fn: Callable[..., Any]) -> list[str]:
-        """Returns what an evaluation of that input reports; nothing is computed."""
-        placement = self._read_placement(self._config.eval_distribute)
-        with self._feed(input_fn, ModeKeys.EVAL, placement) as feed:
-            first = feed.peek()
-            metrics = None if first is None else first.binding.spec.eval_metric_ops
-            return [*(metrics or ()), "loss", "global_step"]
 
     @contextlib.contextmanager
     def _feed(

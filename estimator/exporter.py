@@ -91,6 +91,14 @@ class _ModelExporter(Exporter):
             checkpoint_path=checkpoint_path,
         )
 
+    def _written(self, estimator: Any, export_path: str, checkpoint_path: str) -> Any:
+        written = self.write(estimator, export_path, checkpoint_path)
+        if not isinstance(written, str | bytes | os.PathLike):
+            raise TypeError(
+                f"{type(self).__name__}: write must return the path of the export, got {written!r}."
+            )
+        return written
+
 
 class FinalExporter(_ModelExporter):
     """Exports the model once, when the run is over.
@@ -129,7 +137,7 @@ class FinalExporter(_ModelExporter):
         if not is_the_final_export:
             return None
         _LOG.info("Performing the final export in the end of training.")
-        return self.write(estimator, export_path, checkpoint_path)
+        return self._written(estimator, export_path, checkpoint_path)
 
 
 class LatestExporter(_ModelExporter):
@@ -170,7 +178,7 @@ class LatestExporter(_ModelExporter):
         before, written = self._last
         if before == checkpoint_path and os.path.exists(os.fsdecode(written)):
             return written
-        written = self.write(estimator, export_path, checkpoint_path)
+        written = self._written(estimator, export_path, checkpoint_path)
         self._last = (checkpoint_path, written)
         collect(export_path, self._keep)
         return written
@@ -256,7 +264,7 @@ class BestExporter(_ModelExporter):
         if not self._is_better(None if best is None else best["results"], current):
             return None
         _LOG.info("Performing best model export.")
-        written = self.write(estimator, export_path, checkpoint_path)
+        written = self._written(estimator, export_path, checkpoint_path)
         shown = os.path.basename(os.fsdecode(written))
         step = current.get("global_step")
         _write_best(export_path, {"global_step": step, "export": shown, "results": current})

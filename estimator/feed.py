@@ -122,7 +122,7 @@ class Feed:
         """Continues at a position of before."""
         ahead = self._ahead
         if ahead is not None:
-            ahead.close()
+            ahead.close(seconds=None)  # two threads must never read one source
         self._source.set_state(position)
         self._pending.clear()
         self._error = None

@@ -10,6 +10,7 @@ step: it will come again.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ import numpy as np
 
 from estimator.mode_keys import ModeKeys
 from estimator.session import (
+    Session,
     SessionRunArgs,
     SessionRunContext,
     SessionRunHook,
@@ -40,24 +42,27 @@ class History:
 
     Args:
         directory: the model directory; the file is made with the first record.
-
-    Attributes:
-        evaluated: how many evaluations this object has added.
     """
 
     def __init__(self, directory: str) -> None:
-        self.evaluated = 0
         self._path = os.path.join(directory, FILE)
         self._size = -1
         self._records: list[dict[str, Any]] = []
 
     def records(self) -> list[dict[str, Any]]:
         """Returns all records, oldest first."""
-        size = os.path.getsize(self._path) if os.path.exists(self._path) else 0
+        size = self.size()
         if size != self._size:  # another process may have added some
             self._records = _read(self._path) if size else []
             self._size = size
         return [dict(record) for record in self._records]
+
+    def size(self) -> int:
+        """Returns the size of the file: another one tells that something was added."""
+        try:
+            return os.stat(self._path).st_size
+        except OSError:
+            return 0
 
     def evaluations(self, name: str | None = None) -> dict[int, dict[str, Any]]:
         """Returns the results of an evaluation by step, in the order of steps.
@@ -74,7 +79,6 @@ class History:
 
     def add_evaluation(self, name: str | None, step: int, results: Mapping[str, Any]) -> None:
         """Adds the results of an evaluation; those that are no numbers are left out."""
-        self.evaluated += 1
         self._add(step, results, mode=ModeKeys.EVAL, eval_name=name)
 
     def add_training(self, step: int, values: Mapping[str, Any]) -> None:
@@ -134,26 +138,32 @@ class HistoryHook(SessionRunHook):
         step = run_context.session.global_step
         if not self._timer.should_trigger_for_step(step):
             return
-        self._write()
+        self._write(before=step)
         seconds, steps = self._timer.update_last_triggered_step(step)
         values = {"loss": run_values.results}
         if seconds and steps:
             values["global_step/sec"] = steps / seconds
         self._waiting = (step, values)
 
-    def close(self) -> None:
+    def end(self, session: Session) -> None:
         """Writes the last loss."""
+        self._write(before=session.global_step + 1)
+
+    def close(self) -> None:
+        """Writes the last loss, after an exception, too."""
         self._write()
 
     def next_step(self, global_step: int) -> int | None:
         """Returns the step of the next record."""
         return self._timer.next_step(global_step)
 
-    def _write(self) -> None:
+    def _write(self, before: float = math.inf) -> None:
+        """Writes what waits; a step that is not before the present one was undone since."""
         if self._waiting is not None:
             step, values = self._waiting
             self._waiting = None
-            self._history.add_training(step, values)
+            if step < before:
+                self._history.add_training(step, values)
 
 
 def plain_results(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,9 @@ class InMemoryEvaluatorHook(SessionRunHook):
         name: tells several evaluations apart: summaries go to `eval_<name>`.
         every_n_iter: training steps between two evaluations.
 
+    Attributes:
+        name: which evaluation it makes.
+
     Raises:
         ValueError, TypeError: if an argument is not what it should be.
     """
@@ -70,11 +73,12 @@ class InMemoryEvaluatorHook(SessionRunHook):
         self._input_fn = input_fn
         self._steps = steps
         self._hooks = check_hooks(hooks, SessionRunHook, f"{where}: hooks")
-        self._name = name
+        self.name = name or None
         self._timer = SecondOrStepTimer(
             every_steps=every_n_iter, asked_by=where, names=("", "every_n_iter")
         )
         self._first = 0
+        self._evaluated: int | None = None
 
     def after_create_session(self, session: Session, coord: Any) -> None:
         """Evaluates before the first step."""
@@ -88,8 +92,8 @@ class InMemoryEvaluatorHook(SessionRunHook):
             self._evaluate(run_context.session)
 
     def end(self, session: Session) -> None:
-        """Evaluates what the last steps have made."""
-        if session.batches != self._timer.last_triggered_step():
+        """Evaluates what the last steps have made, unless a signal ends the run."""
+        if session.global_step != self._evaluated and not session.interrupted:
             self._evaluate(session)
 
     def next_step(self, global_step: int) -> int | None:
@@ -98,13 +102,14 @@ class InMemoryEvaluatorHook(SessionRunHook):
 
     def _evaluate(self, session: Session) -> None:
         self._timer.update_last_triggered_step(session.batches)
+        self._evaluated = session.global_step
         evaluate_in_training(
             self._estimator,
             session,
             self._input_fn,
             steps=self._steps,
             hooks=self._hooks,
-            name=self._name,
+            name=self.name,
         )
 
 

@@ -72,16 +72,16 @@ class Prefetcher(Generic[T]):
         """
         return self._lane.take()
 
-    def close(self) -> None:
+    def close(self, seconds: float | None = _JOIN_SECONDS) -> None:
         """Stops the thread and waits for it; may be called twice.
 
-        Items and an error that nobody took are dropped. A produce() that is still busy is given two
-        seconds; after that its thread is left to end by itself.
+        Items and an error that nobody took are dropped. A produce() that is still busy is given so
+        many seconds; after that its thread is left to end by itself. None: it is waited for.
         """
         self._lane.stop()
         if self._thread is threading.current_thread():
             return
-        self._thread.join(_JOIN_SECONDS)
+        self._thread.join(seconds)
         if self._thread.is_alive():
             _log.warning(
                 "The input is still busy %g seconds after it was told to stop; its thread is "

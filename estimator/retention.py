@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-_ENDED, _KEPT = "ended", "kept"
+_ENDED, _TRAINED, _KEPT = "ended", "trained", "kept"
 
 _STEP = re.compile(r"0|[1-9][0-9]*")
 _LEFTOVER = re.compile(r"([0-9]+)\.(saving|deleted|orbax-checkpoint-tmp)\b.*")
@@ -130,6 +130,23 @@ def has_ended(path: str | os.PathLike[str]) -> bool:
     False means that the call is still running or was killed.
     """
     return os.path.exists(os.path.join(path, _ENDED))
+
+
+def has_trained(path: str | os.PathLike[str]) -> bool:
+    """Says whether training was over at a checkpoint, and only what follows it is to be done."""
+    return os.path.exists(os.path.join(path, _TRAINED))
+
+
+def mark_trained(path: str | os.PathLike[str]) -> None:
+    """Writes down that training is over, and that what follows it is still to be done.
+
+    Args:
+      path: the path of a checkpoint.
+
+    Raises:
+      FileNotFoundError: if there is no such checkpoint.
+    """
+    _mark(os.path.abspath(path), _TRAINED)
 
 
 def mark_ended(path: str | os.PathLike[str]) -> None:

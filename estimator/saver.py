@@ -47,6 +47,8 @@ class CheckpointSaverHook(SessionRunHook):
             save_secs, save_steps, asked_by="CheckpointSaverHook", names=SAVE_NAMES
         )
         self._stops = False
+        self._saved: int | None = None
+        self._borrowed: list[CheckpointSaverListener] = []
         self._listeners = list(
             check_hooks(listeners, CheckpointSaverListener, "CheckpointSaverHook: listeners")
         )
@@ -57,14 +59,16 @@ class CheckpointSaverHook(SessionRunHook):
         return self._directory
 
     def add_listeners(self, listeners: Sequence[CheckpointSaverListener]) -> None:
-        """Adds listeners that are not there yet."""
+        """Adds listeners that are not there yet, for one run."""
         for new in listeners:
             if new not in self._listeners:
                 self._listeners.append(new)
+                self._borrowed.append(new)
 
     def begin(self) -> None:
         """Begins to count anew."""
         self._timer.reset()
+        self._saved = None
         for listener in self._listeners:
             listener.begin()
 
@@ -81,10 +85,22 @@ class CheckpointSaverHook(SessionRunHook):
 
     def end(self, session: Session) -> None:
         """Saves the last step."""
-        if session.global_step != self._timer.last_triggered_step():
+        if session.global_step != self._saved:
             self._save(session)
         for listener in self._listeners:
             listener.end(session, session.global_step)
+
+    def close(self) -> None:
+        """Lets go of the listeners that were added."""
+        self._listeners = [one for one in self._listeners if one not in self._borrowed]
+        self._borrowed = []
+
+    def save_now(self, session: Session) -> bool:
+        """Saves apart from the cadence, and waits; returns whether the run should stop."""
+        if session.global_step != self._saved:
+            return self._write(session, wait=True)
+        session.save(self._directory, wait=True)  # it may still be on its way
+        return False
 
     def next_step(self, global_step: int) -> int | None:
         """Returns the step of the next save; the next one, if the first save asked to stop."""
@@ -92,12 +108,16 @@ class CheckpointSaverHook(SessionRunHook):
 
     def _save(self, session: Session) -> bool:
         """Saves, and returns whether the run should stop."""
+        self._timer.update_last_triggered_step(session.global_step)
+        return self._write(session, wait=bool(self._listeners))
+
+    def _write(self, session: Session, wait: bool) -> bool:
         step = session.global_step
-        self._timer.update_last_triggered_step(step)
         if not session.check_finite():
             return True
         for listener in self._listeners:
             listener.before_save(session, step)
-        session.save(self._directory, wait=bool(self._listeners))
+        session.save(self._directory, wait=wait)
+        self._saved = step
         answers = [listener.after_save(session, step) for listener in self._listeners]
         return any(answers)

@@ -82,6 +82,11 @@ class Session(abc.ABC):
             "value inside the model_fn with estimator.tag(name, value) and fetch it by that name."
         )
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal has asked the run to end: what takes long should wait for the next."""
+        return False
+
     def bad_step(self) -> int | None:
         """Returns the first step of this run whose loss was not finite, or None.
 
@@ -99,6 +104,10 @@ class Session(abc.ABC):
             f"A checkpoint for {directory} was asked for, but only a training run has one to "
             "save. Give a CheckpointSaverHook to train, not to evaluate or predict."
         )
+
+    def save_now(self) -> bool:
+        """Saves a checkpoint, complete with its listeners; returns whether the run should stop."""
+        raise ValueError("Only a training run has a checkpoint to save.")
 
     def summary_writer(self, directory: str | None = None) -> Any:
         """Returns the event writer of a directory, by default that of the run."""

@@ -62,6 +62,7 @@ class SecondOrStepTimer:
         """Returns whether it is due at `step`."""
         if self._last_step is None or self._last_time is None:
             return True
+        self._go_back_to(step)
         if step == self._last_step:
             return False
         if self._every_secs is not None:
@@ -91,9 +92,13 @@ class SecondOrStepTimer:
         """Returns the next step to look at it: None for a clock, which is looked at at any time."""
         if self._last_step is None:
             return global_step + 1
-        # A run that has gone back counts from there.
-        self._last_step = min(self._last_step, global_step)
+        self._go_back_to(global_step)
         return None if self._every_steps is None else self._last_step + self._every_steps
+
+    def _go_back_to(self, step: int) -> None:
+        """Counts from `step` where a run has gone back to it."""
+        if self._last_step is not None and step < self._last_step:
+            self._last_step = step
 
 
 def step_of_batch(first: int, batch: int | None) -> int | None:

@@ -21,6 +21,7 @@ from estimator.model import Model
 from estimator.placement import Placement
 from estimator.progress import ProgressBarHook
 from estimator.report_hooks import LoggingTensorHook, StepCounterHook, SummarySaverHook
+from estimator.retention import mark_trained
 from estimator.run_config import RunConfig
 from estimator.saver import CheckpointSaverHook
 from estimator.scaffold import first_values
@@ -54,6 +55,7 @@ class TrainCall:
         listeners: the user's listeners.
         steps: how many steps to make; None: no limit.
         max_steps: the global step to stop at; None: no limit.
+        is_all: whether the call is over when training is; else something is still to be done.
     """
 
     model: Model
@@ -67,6 +69,7 @@ class TrainCall:
     listeners: Sequence[CheckpointSaverListener]
     steps: int | None
     max_steps: int | None
+    is_all: bool = True
 
     def start(self, feed: Feed) -> tuple[TrainSession, list[SessionRunHook]]:
         """Returns the session at the step to go on from, and all hooks in their order.
@@ -109,6 +112,7 @@ class TrainCall:
             writers=self.writers,
             fail_on_nan=all(h.fail_on_nan_loss for h in hooks if isinstance(h, NanTensorHook)),
             restore=restore if self.config.nan_policy == "rollback" else None,
+            saver=next((hook for hook in hooks if isinstance(hook, CheckpointSaverHook)), None),
         )
         return session, hooks
 
@@ -201,7 +205,13 @@ class TrainCall:
         if self.steps is not None or self.max_steps is not None:
             worker.append(StopAtStepHook(self.steps, self.max_steps))
         given = [*self.hooks, *spec.training_chief_hooks, *spec.training_hooks]
-        if not any(isinstance(hook, NanTensorHook) for hook in given):
+        watching = [hook for hook in given if isinstance(hook, NanTensorHook)]
+        if config.nan_policy == "rollback" and any(hook.fail_on_nan_loss for hook in watching):
+            raise ValueError(
+                'train: nan_policy="rollback" goes back where a NanTensorHook raises. Leave the '
+                "hook out, or give NanTensorHook(fail_on_nan_loss=False)."
+            )
+        if not watching:
             worker.append(NanTensorHook(fail_on_nan_loss=config.nan_policy == "raise"))
         if config.log_step_count_steps is not None:
             shown = {"loss": "loss", "step": "global_step"}
@@ -251,7 +261,10 @@ class TrainCall:
         if path is None or checkpoint.read_manifest(path).step != session.global_step:
             return
         if ended:
-            checkpoint.mark_ended(path)
+            if self.is_all:
+                checkpoint.mark_ended(path)
+            elif self.max_steps is None or session.global_step < self.max_steps:
+                mark_trained(path)
         state = session.state
         manifest = checkpoint.read_manifest(path)
         trainable = frozenset(n for n, info in manifest.variables.items() if info.trainable)

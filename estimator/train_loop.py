@@ -26,6 +26,7 @@ from estimator.feed import Feed, Item
 from estimator.live import Live, check_same_variables
 from estimator.placement import Placement
 from estimator.run_config import RunConfig
+from estimator.saver import CheckpointSaverHook
 from estimator.session import (
     NAN_CURE,
     NanLossDuringTrainingError,
@@ -60,6 +61,7 @@ class TrainSession(Session):
         fail_on_nan: whether a bad number raises, or just ends the run.
         restore: gives the newest checkpoint, for a run that goes back after a bad number; None: it
             ends.
+        saver: the hook that saves checkpoints; None: there is none.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class TrainSession(Session):
         writers: EventWriters,
         fail_on_nan: bool,
         restore: Callable[[], tuple[TrainState, int]] | None = None,
+        saver: CheckpointSaverHook | None = None,
     ) -> None:
         self._leaves, self._structure = jax.tree.flatten(state)
         self.global_step = global_step
@@ -95,8 +98,10 @@ class TrainSession(Session):
         self._writers = writers
         self._fail_on_nan = fail_on_nan
         self._restore = restore
+        self._saver = saver
         self._rollbacks: Counter[int] = Counter()
         self._positions = {global_step: feed.position}
+        self._interrupt: Interrupt | None = None
         self._savers: dict[str, CheckpointWriter] = {}
         self._saved: set[str] = set()
         self._in_flight: deque[Any] = deque()
@@ -105,6 +110,20 @@ class TrainSession(Session):
     def state(self) -> TrainState:
         """The train state as it is now."""
         return jax.tree.unflatten(self._structure, self._leaves)
+
+    @property
+    def model_dir(self) -> str:
+        """The directory of the model."""
+        return self._model_dir
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal has asked the run to end."""
+        return self._interrupt is not None and self._interrupt.requested is not None
+
+    def obey(self, interrupt: Interrupt) -> None:
+        """Has `interrupted` tell of a signal from now on."""
+        self._interrupt = interrupt
 
     def names(self) -> list[str]:
         """Returns variables, tags, and what each step gives."""
@@ -275,6 +294,12 @@ class TrainSession(Session):
         )
         self._savers[directory].save(snapshot, wait=wait)
 
+    def save_now(self) -> bool:
+        """Saves a checkpoint, complete with its listeners; returns whether the run should stop."""
+        if self._saver is None:
+            raise ValueError("A checkpoint was asked for, but this run has no CheckpointSaverHook.")
+        return self._saver.save_now(self)
+
     def wait_for_saves(self) -> None:
         """Waits until every checkpoint is complete."""
         for saver in self._savers.values():
@@ -301,6 +326,7 @@ def run_hooked(
     """Runs the loop, and returns how many steps it made."""
     context = SessionRunContext(session)
     first = session.global_step
+    session.obey(interrupt)
     for hook in hooks:
         hook.begin()
     for hook in hooks:

@@ -22,7 +22,9 @@ from estimator.arguments import check_count
 from estimator.early_stopping import EvaluationStopHook
 from estimator.estimator import Estimator
 from estimator.exporter import BestExporter, Exporter
-from estimator.in_memory_evaluator import evaluate_in_training
+from estimator.in_memory_evaluator import InMemoryEvaluatorHook, evaluate_in_training
+from estimator.mode_keys import ModeKeys
+from estimator.retention import has_trained
 from estimator.saver import CheckpointSaverHook
 from estimator.session import (
     CheckpointSaverListener,
@@ -115,6 +117,7 @@ class EvalSpec:
                 raise ValueError(f"EvalSpec: must specify {field} >= 0, given: {value!r}.")
         hooks = check_hooks(self.hooks, SessionRunHook, "EvalSpec: hooks")
         object.__setattr__(self, "hooks", hooks)
+        object.__setattr__(self, "name", self.name or None)
         object.__setattr__(self, "exporters", _checked_exporters(self.exporters))
 
 
@@ -158,21 +161,33 @@ def train_and_evaluate(
     specs = _checked_specs(estimator, train_spec, eval_spec)
     evaluations = [_Evaluation(estimator, spec, train_spec.max_steps) for spec in specs]
     _check_metric_names(estimator, train_spec, specs)
-    estimator.train(
-        train_spec.input_fn,
+    if not _is_over(estimator):
         # In front: what they find out may stop the run at this very step.
-        hooks=[*(e.hook for e in evaluations if e.hook is not None), *(train_spec.hooks or ())],
-        max_steps=train_spec.max_steps,
-        saving_listeners=[
+        hooks = [*(e.hook for e in evaluations if e.hook is not None), *(train_spec.hooks or ())]
+        listeners = [
             *(train_spec.saving_listeners or ()),
             *(e.listener for e in evaluations if e.listener is not None),
-        ],
-    )
+        ]
+        estimator._train(
+            train_spec.input_fn, hooks, None, train_spec.max_steps, listeners, is_all=False
+        )
     if estimator.interrupted is None:
         for evaluation in evaluations:
             evaluation.finish()
+        path = estimator.latest_checkpoint()
+        if path is not None:
+            checkpoint.mark_ended(path)
     results = [result for evaluation in evaluations for result in evaluation.export_results]
     return evaluations[0].metrics, results
+
+
+def _is_over(estimator: Estimator) -> bool:
+    """Whether a run that was killed had no more to train, but to evaluate and export."""
+    path = estimator.latest_checkpoint()
+    if path is None or not has_trained(path) or checkpoint.has_ended(path):
+        return False
+    _LOG.info("Training was over at %s: going on with what follows it.", path)
+    return True
 
 
 class _Evaluation:
@@ -195,10 +210,6 @@ class _Evaluation:
     def exports(self) -> bool:
         """Whether it has exporters, which want a checkpoint."""
         return bool(self._exporters)
-
-    def save(self, session: Session) -> None:
-        """Saves a checkpoint of the present step."""
-        session.save(self._estimator.model_dir, wait=True)
 
     def continues_killed(self, session: Session) -> bool:
         """Whether a run begins at a checkpoint of one that was killed, perhaps before it was
@@ -277,7 +288,7 @@ class _AtCheckpoints(CheckpointSaverListener):
     def after_save(self, session: Session, global_step_value: int) -> None:
         """Evaluates, if it is time."""
         is_first, self._is_first = self._is_first, False
-        if is_first and not self._evaluation.continues_killed(session):
+        if session.interrupted or (is_first and not self._evaluation.continues_killed(session)):
             return
         if not self._timer.should_trigger_for_step(global_step_value):
             _LOG.info(
@@ -305,13 +316,13 @@ class _AtSteps(SessionRunHook):
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Evaluates, if it is time."""
         session = run_context.session
-        if session.global_step % self._every:
+        if session.global_step % self._every or session.interrupted:
             return
         if not session.check_finite():
             run_context.request_stop()
             return
-        if self._evaluation.exports:
-            self._evaluation.save(session)
+        if self._evaluation.exports and session.save_now():
+            run_context.request_stop()
         self._evaluation.run(session)
 
     def next_step(self, global_step: int) -> int | None:
@@ -339,11 +350,18 @@ def _checked_specs(estimator: Any, train_spec: Any, eval_spec: Any) -> list[Eval
         if twice:
             raise ValueError(f"{where}: {what} must have different names, {twice} are twice.")
     config = estimator.config
-    saves = any(isinstance(hook, CheckpointSaverHook) for hook in train_spec.hooks or ())
-    if not (config.save_checkpoints_steps or config.save_checkpoints_secs or saves):
+    savers = [h for h in train_spec.hooks or () if isinstance(h, CheckpointSaverHook)]
+    own = os.path.abspath(estimator.model_dir)
+    if not (config.save_checkpoints_steps or config.save_checkpoints_secs or savers):
         raise ValueError(
             f"{where}: checkpoints are what is evaluated, but none is ever saved. Set "
-            "save_checkpoints_steps or save_checkpoints_secs in RunConfig."
+            "save_checkpoints_steps or save_checkpoints_secs in RunConfig, or give TrainSpec a "
+            "CheckpointSaverHook."
+        )
+    if savers and os.path.abspath(savers[0].directory) != own:
+        raise ValueError(
+            f"{where}: the CheckpointSaverHook saves in {savers[0].directory}, but checkpoints of "
+            f"{own} are evaluated."
         )
     return specs
 
@@ -359,10 +377,12 @@ def _check_metric_names(
             *(e for e in _exporters(spec) if isinstance(e, BestExporter)),
         ]
         if any(one.metric_name not in (None, "loss", "global_step") for one in asking):
-            names = estimator._metric_names(spec.input_fn)
+            names = _metric_names(estimator, spec)
             for one in asking:
                 one.check_names(names)
-    strange = {hook.eval_name for hook in stops} - {spec.name for spec in specs}
+    in_memory = [h for h in train_spec.hooks or () if isinstance(h, InMemoryEvaluatorHook)]
+    made = {spec.name for spec in specs} | {hook.name for hook in in_memory}
+    strange = {hook.eval_name for hook in stops} - made
     if strange:
         _LOG.warning(
             "An early stopping hook looks at the evaluations %s, but this run makes those of %s. "
@@ -372,12 +392,24 @@ def _check_metric_names(
         )
 
 
+def _metric_names(estimator: Estimator, spec: EvalSpec) -> list[str]:
+    """Returns what an evaluation reports; nothing is computed."""
+    placement = estimator._read_placement(estimator.config.eval_distribute)
+    with estimator._feed(spec.input_fn, ModeKeys.EVAL, placement) as feed:
+        first = feed.peek()
+        if first is None:
+            raise ValueError("train_and_evaluate: the input of the evaluation is empty.")
+        return [*(first.binding.spec.eval_metric_ops or ()), "loss", "global_step"]
+
+
 def _exporters(spec: EvalSpec) -> tuple[Exporter, ...]:
     assert isinstance(spec.exporters, tuple)
     return spec.exporters
 
 
 def _checked_exporters(exporters: Any) -> tuple[Exporter, ...]:
+    if exporters is not None and not isinstance(exporters, Exporter | list | tuple):
+        raise TypeError(f"EvalSpec: exporters must be Exporters, got {exporters!r}.")
     given = (exporters,) if isinstance(exporters, Exporter) else tuple(exporters or ())
     for exporter in given:
         if not isinstance(exporter, Exporter):

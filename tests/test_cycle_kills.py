@@ -73,7 +73,12 @@ def test_a_run_killed_between_its_last_evaluation_and_its_end_stops_where_it_wou
     nursery, whole, model_dir
 ):
     shutil.copytree(whole, model_dir)
-    os.remove(Path(model_dir) / "checkpoints" / "80" / "ended")
+    last = Path(model_dir) / "checkpoints" / "80"
+    os.remove(last / "ended")
     code, dots = nursery.train(model_dir=model_dir, **CALL)
-    assert (code, dots) == (0, 3)  # a save that is there, an evaluation of two batches, no step
+    assert (code, dots) == (0, 2)  # an evaluation of two batches
+    os.remove(last / "ended")
+    os.remove(last / "trained")
+    code, dots = nursery.train(model_dir=model_dir, **CALL)
+    assert (code, dots) == (0, 3)  # and a save, that is there; no step
     assert_same_run(model_dir, whole)

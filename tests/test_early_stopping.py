@@ -26,6 +26,7 @@ def ends_at(estimator, hook, values, name=None):
     return int(estimator.get_variable_value("global_step"))
 
 
+NAN = float("nan")
 FALLING = {1: 0.9, 2: 0.8, 3: 0.7, 4: 0.6, 5: 0.5}
 
 
@@ -56,9 +57,10 @@ FALLING = {1: 0.9, 2: 0.8, 3: 0.7, 4: 0.6, 5: 0.5}
         (
             est.stop_if_no_decrease_hook,
             {"max_steps_without_decrease": 3},
-            {1: float("nan"), 2: 1.0, 4: 0.9, 6: 0.8},
+            {1: NAN, 2: 1.0, 4: 0.9, 6: 0.8},
             9,
         ),
+        (est.stop_if_no_decrease_hook, {"max_steps_without_decrease": 3}, {1: NAN, 4: NAN}, 4),
     ],
 )
 def test_a_hook_ends_the_run_at_the_evaluation_that_calls_for_it(
@@ -100,9 +102,9 @@ def test_a_trained_model_takes_a_hook_and_one_that_has_stopped_stops_at_once(mod
     assert estimator.get_variable_value("global_step") == 8
 
 
-def test_evaluations_of_other_processes_are_looked_for_by_steps(model_dir):
+def test_evaluations_of_other_processes_are_looked_at_as_they_come(model_dir):
     estimator = quiet(model_dir)
-    hook = est.stop_if_lower_hook(estimator, "loss", 0.7, run_every_secs=None, run_every_steps=3)
+    hook = est.stop_if_lower_hook(estimator, "loss", 0.7)
 
     class Other(est.SessionRunHook):
         def after_run(self, run_context, run_values):
@@ -110,7 +112,7 @@ def test_evaluations_of_other_processes_are_looked_for_by_steps(model_dir):
                 noted(estimator, {2: 0.5})
 
     estimator.train(endless, [Other(), hook], max_steps=9)
-    assert estimator.get_variable_value("global_step") == 4  # it looks at steps 1, 4, 7
+    assert estimator.get_variable_value("global_step") == 2
 
 
 def held_out():
@@ -186,6 +188,17 @@ def test_a_function_of_ones_own_is_called_every_so_many_steps(model_dir, every, 
             ValueError,
             "must be estimator.eval_dir",
         ),
+        (lambda e: est.stop_if_lower_hook(e, "loss", "1"), TypeError, "threshold must be a number"),
+        (
+            lambda e: est.stop_if_no_increase_hook(e, "loss", None),
+            TypeError,
+            "max_steps_without_increase must be an int, got None",
+        ),
+        (
+            lambda e: est.stop_if_no_decrease_hook(e, "loss", -5),
+            ValueError,
+            "max_steps_without_decrease > 0, given: -5",
+        ),
         (
             lambda e: est.make_stop_at_checkpoint_step_hook(line, 4),
             TypeError,
@@ -196,6 +209,30 @@ def test_a_function_of_ones_own_is_called_every_so_many_steps(model_dir, every, 
 def test_hooks_say_no_to_what_cannot_be(model_dir, build, error, message):
     with pytest.raises(error, match=message):
         build(quiet(model_dir))
+
+
+def test_a_hook_serves_the_directory_it_was_made_for(model_dir):
+    estimator, twin, other = quiet(model_dir), quiet(model_dir), quiet(f"{model_dir}_1")
+    hook = est.stop_if_lower_hook(twin, "loss", 0.7)
+    assert ends_at(estimator, hook, FALLING) == 4
+    with pytest.raises(ValueError, match="was made for the Estimator in"):
+        other.train(endless, [hook], steps=1)
+
+
+def test_evaluations_from_before_a_metric_was_there_are_passed_over(model_dir):
+    estimator = quiet(model_dir)
+    estimator.train(endless, steps=2)
+    History(model_dir).add_evaluation(None, 1, {"other": 0.1})
+    noted(estimator, {2: 0.9})
+    hook = est.stop_if_lower_hook(estimator, "loss", 0.7)
+    estimator.train(endless, [hook], steps=2)
+    assert estimator.get_variable_value("global_step") == 4
+
+
+def test_a_directory_of_a_name_with_a_slash_is_one_of_the_estimator(model_dir):
+    estimator = quiet(model_dir)
+    hook = est.stop_if_lower_hook(estimator, "loss", 1, eval_dir=estimator.eval_dir("a/b"))
+    assert hook.eval_name == "a/b"
 
 
 def test_a_run_stops_at_a_checkpoint_step(model_dir):

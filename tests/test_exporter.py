@@ -199,7 +199,15 @@ def test_a_format_of_ones_own_is_one_method(server):
                 file.write("weights")
             return path
 
-    path = Weights("w").export(
-        server, server.directory, "ckpt-1", {"loss": 0.5, "global_step": 1}, False
-    )
+    results = {"loss": 0.5, "global_step": 1}
+    path = Weights("w").export(server, server.directory, "ckpt-1", results, False)
     assert os.path.exists(path)
+
+
+def test_a_format_of_ones_own_says_where_it_was_written(server):
+    class Silent(est.LatestExporter):
+        def write(self, estimator, export_path, checkpoint_path):
+            return None
+
+    with pytest.raises(TypeError, match="write must return the path of the export, got None"):
+        Silent("s").export(server, server.directory, "ckpt-1", {"loss": 0.5}, False)

@@ -105,6 +105,40 @@ def test_a_position_of_an_earlier_call_is_not_taken_for_one_of_this(model_dir):
     assert estimator.get_variable_value("sum") == 15 + sum(2**i for i in range(2, 10))
 
 
+def test_the_history_holds_no_step_that_was_undone(model_dir):
+    settings = {"nan_policy": "rollback", "save_checkpoints_steps": 4}
+    estimator = quiet(model_dir, seen_by, log_step_count_steps=3, **settings)
+    estimator.train(repositioned([7]))
+    noted = [(r["global_step"], r["loss"]) for r in estimator.history]
+    assert noted == [(1, 1.0), (4, 8.0), (7, 512.0)]
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_timer_of_ones_own_counts_from_the_step_gone_back_to(model_dir, every):
+    class Ticks(est.SessionRunHook):
+        def __init__(self):
+            self.timer, self.steps = est.SecondOrStepTimer(every_steps=every), []
+
+        def after_run(self, run_context, run_values):
+            step = run_context.session.global_step
+            if self.timer.should_trigger_for_step(step):
+                self.timer.update_last_triggered_step(step)
+                self.steps.append(step)
+
+    ticks = Ticks()
+    train(model_dir, repositioned([6]), hooks=[ticks], save_checkpoints_steps=100)
+    # Back from 10 to 0: 4 batches are left.
+    assert ticks.steps == {2: [1, 3, 5, 7, 9, 3], 3: [1, 4, 7, 10, 4]}[every]
+
+
+def test_a_hook_that_raises_and_a_run_that_goes_back_contradict(model_dir):
+    estimator = quiet(model_dir, seen_by, nan_policy="rollback", save_checkpoints_steps=2)
+    with pytest.raises(ValueError, match="goes back where a NanTensorHook raises"):
+        estimator.train(repositioned([]), [est.NanTensorHook()])
+    estimator.train(repositioned([3]), [est.NanTensorHook(fail_on_nan_loss=False)])
+    assert estimator.get_variable_value("global_step") == 9
+
+
 def test_what_helps_nothing_five_times_is_an_error(model_dir):
     estimator = quiet(model_dir, seen_by, nan_policy="rollback", save_checkpoints_steps=1)
     rows = np.full(12, np.nan, np.float32)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 from pathlib import Path
 
 import jax
@@ -194,7 +195,7 @@ def test_several_evaluations_are_told_apart_by_name(model_dir):
     ]
     estimator = quiet(model_dir, save_checkpoints_steps=4)
     metrics, exports = run(estimator, specs)
-    assert evaluated(estimator, "near") == [4, 8, 10]
+    assert evaluated(estimator, "near") == [4, 5, 8, 10]
     assert evaluated(estimator, "far") == [5, 10]
     assert a.calls[-1] == b.calls[-1] == (10, True)
     assert exports == [f"{model_dir}/export/{name}/10".encode() for name in "ab"]
@@ -232,20 +233,88 @@ def test_a_loss_that_is_no_number_is_not_evaluated(model_dir):
     assert recorder.calls == [(3, False), (4, True)]
 
 
-def test_a_signal_ends_the_run_without_a_last_evaluation(model_dir):
-    class Signal(est.SessionRunHook):
-        def after_run(self, run_context, run_values):
-            if run_context.session.global_step == 5:
-                os.kill(os.getpid(), 15)
+class Signal(est.SessionRunHook):
+    """Sends SIGTERM in a step."""
 
+    def __init__(self, step):
+        self.step = step
+
+    def after_run(self, run_context, run_values):
+        if run_context.session.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("when", [{}, {"every_n_steps": 4}], ids=["checkpoints", "steps"])
+def test_a_signal_ends_the_run_without_a_last_evaluation(model_dir, when):
     recorder = Recorder()
     estimator = quiet(model_dir, save_checkpoints_steps=4)
-    metrics, _ = run(estimator, hooks=[Signal()], every_n_steps=4, exporters=recorder)
+    metrics, _ = run(estimator, hooks=[Signal(5)], exporters=recorder, **when)
     assert estimator.interrupted == "SIGTERM"
     assert (metrics["global_step"], recorder.calls) == (4, [(4, False)])
     assert steps_of(estimator) == [0, 4, 5]
-    run(estimator, every_n_steps=4, exporters=recorder)
-    assert recorder.calls == [(4, False), (8, False), (10, True)]
+    run(estimator, exporters=recorder, **when)
+    # By checkpoints the one of the signal comes first, and the next is four steps later.
+    between = [(8, False)] if when else [(5, False), (9, False)]
+    assert recorder.calls == [(4, False), *between, (10, True)]
+
+
+def test_a_signal_in_the_last_step_leaves_the_end_to_the_next_call(model_dir):
+    recorder = Recorder()
+    estimator = quiet(model_dir, save_checkpoints_steps=4)
+    assert run(estimator, hooks=[Signal(10)], exporters=recorder)[0]["global_step"] == 8
+    metrics, _ = run(estimator, exporters=recorder)
+    assert estimator.interrupted is None
+    assert (metrics["global_step"], recorder.calls[-1]) == (10, (10, True))
+
+
+class BrokenOffError(RuntimeError):
+    """Stands for a kill."""
+
+
+class KillsAtTheEnd(Recorder):
+    """An exporter that breaks off the last export."""
+
+    def export(self, estimator, export_path, checkpoint_path, eval_result, is_the_final_export):
+        if is_the_final_export:
+            raise BrokenOffError
+        return None
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [{"input_fn": lambda: batches(6), "max_steps": None}, {"hooks": [StopAt(6)]}],
+    ids=["input", "hook"],
+)
+def test_a_run_broken_off_in_its_last_export_goes_on_there(model_dir, ending):
+    settings = {"every_n_steps": 4, **ending}
+    with pytest.raises(BrokenOffError):
+        run(quiet(model_dir), exporters=KillsAtTheEnd(), **settings)
+    recorder = Recorder()
+    estimator = quiet(model_dir)
+    metrics, _ = run(estimator, exporters=recorder, **settings)
+    assert (metrics["global_step"], recorder.calls) == (6, [(6, True)])
+    metrics, _ = run(estimator, exporters=recorder, **(settings | {"max_steps": 8, "hooks": None}))
+    assert metrics["global_step"] == 8
+
+
+def test_a_saver_of_ones_own_serves_one_run_after_the_other(model_dir):
+    recorder = Recorder()
+    saver = est.CheckpointSaverHook(model_dir, save_steps=4)
+    estimator = quiet(model_dir)
+    for last in (8, 16):
+        run(estimator, hooks=[saver], exporters=recorder, max_steps=last)
+    assert recorder.calls == [(4, False), (8, True), (12, False), (16, True)]
+
+
+def test_listeners_hear_of_the_saves_for_evaluations(model_dir):
+    log = []
+    estimator = quiet(model_dir, save_checkpoints_steps=4, keep_checkpoint_max=0)
+    train = est.TrainSpec(endless, max_steps=8, saving_listeners=[ListenerNotes(log)])
+    est.train_and_evaluate(
+        estimator, train, est.EvalSpec(held_out, every_n_steps=3, exporters=Recorder())
+    )
+    assert [entry[2] for entry in log if entry[1] == "after_save"] == [0, 3, 4, 6, 8]
+    assert steps_of(estimator) == [0, 3, 4, 6, 8]
 
 
 def train_spec(**settings):
@@ -277,6 +346,8 @@ class Nameless(Recorder):
         (lambda: eval_spec(throttle_secs=-1), ValueError, "throttle_secs >= 0, given: -1"),
         (lambda: eval_spec(every_n_steps=0), ValueError, "every_n_steps > 0, given: 0"),
         (lambda: eval_spec(exporters=[3]), TypeError, "must be Exporters, got 3"),
+        (lambda: eval_spec(exporters=3), TypeError, "must be Exporters, got 3"),
+        (lambda: eval_spec(exporters=Recorder), TypeError, "must be Exporters, got"),
         (lambda: eval_spec(exporters=Nameless()), ValueError, "must have a name"),
         (lambda: eval_spec(exporters=[Recorder()] * 2), ValueError, "different names"),
     ],
@@ -314,6 +385,12 @@ def test_wrong_arguments_are_refused_before_training(model_dir):
     off = quiet(model_dir, save_checkpoints_steps=None, save_checkpoints_secs=None)
     with pytest.raises(ValueError, match="none is ever saved"):
         est.train_and_evaluate(off, train_spec(), eval_spec())
+    saver = est.CheckpointSaverHook(f"{model_dir}_1", save_steps=2)
+    with pytest.raises(ValueError, match=r"but checkpoints of .* are evaluated"):
+        est.train_and_evaluate(estimator, train_spec(hooks=[saver]), eval_spec())
+    best = est.BestExporter(metric="error", mode="min")
+    with pytest.raises(ValueError, match="input of the evaluation is empty"):
+        est.train_and_evaluate(estimator, train_spec(), est.EvalSpec(lambda: [], exporters=best))
     assert not os.path.exists(model_dir)
 
 
