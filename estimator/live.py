@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -164,9 +164,15 @@ class LiveVariables:
             self._live = live
         return live
 
-    def fresh_values(self, binding: Binding, placement: Placement) -> dict[str, Any]:
-        """Returns first values, without those of a warm start."""
-        return initialize(binding.recipes, self.seed, placement.state_sharding)
+    def fresh_values(
+        self, binding: Binding, placement: Placement, known: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """Returns first values, but of variables that are known already."""
+        asked = binding.recipes.variables
+        recipes = dataclasses.replace(
+            binding.recipes, variables={n: r for n, r in asked.items() if n not in known}
+        )
+        return initialize(recipes, self.seed, placement.state_sharding)
 
     def warm(self, binding: Binding) -> dict[str, Any]:
         """Returns the values of the warm start, by name; they go in the place of first values."""
@@ -183,7 +189,7 @@ class LiveVariables:
                 f"The model in {self._model_dir} is not trained: {needing} have no values yet. "
                 "Call train first."
             )
-        values = {**self.fresh_values(binding, placement), **warm}
+        values = {**self.fresh_values(binding, placement, warm), **warm}
         live = Live(values, 0, self.seed, frozenset(binding.trainable))
         self._fresh = (binding, live)
         return live

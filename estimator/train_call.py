@@ -147,10 +147,13 @@ class TrainCall:
 
     def _begin(self, first: Item, feed: Feed) -> TrainState:
         binding = first.binding
-        values = self.variables.fresh_values(binding, self.placement)
-        if binding.spec.scaffold is not None:
-            values = first_values(binding.spec.scaffold, values, feed)
-        values = self.placement.put_state({**values, **self.variables.warm(binding)})
+        warm, scaffold = self.variables.warm(binding), binding.spec.scaffold
+        if scaffold is None:
+            values = self.variables.fresh_values(binding, self.placement, known=warm)
+        else:  # it is given all of them
+            values = self.variables.fresh_values(binding, self.placement)
+            values = first_values(scaffold, values, feed)
+        values = self.placement.put_state({**values, **warm})
         opt_state = steps.start_opt_state(binding, values, self.placement.state_sharding)
         seed = self.variables.seed
         return self.placement.put_state(TrainState.make(values, opt_state, 0, seed))

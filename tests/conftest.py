@@ -18,6 +18,8 @@ import pytest
 XLA_FLAGS = {
     "--xla_backend_optimization_level": 0,
     "--xla_llvm_disable_expensive_passes": "true",
+    "--xla_cpu_use_fusion_emitters": "false",
+    "--xla_cpu_parallel_codegen_split_count": 1,
     "--xla_force_host_platform_device_count": 4,
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds": 5,
     "--xla_cpu_collective_call_terminate_timeout_seconds": 20,

@@ -1,14 +1,31 @@
 """What hooks keep, and what one call leaves for the next or for one inside of it, is right."""
 
+import shutil
 from typing import Any
 
 import numpy as np
 import pytest
-from models import compiled_programs, make
-from train_process import content, make_net, net, ordered, shuffled
+from models import compiled_programs, endless, line, make
+from resuming import undisturbed
+from train_process import content, make_net, ordered, shuffled
 
 import estimator as est
 from estimator import checkpoint
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Two Estimators of one model_dir, as two processes would have them."""
+    model_dir = str(tmp_path_factory.mktemp("nets") / "model")
+    return make_net(model_dir), make_net(model_dir)
+
+
+@pytest.fixture
+def nets(compiled):
+    """The two without their model_dir: as if they were new, but what they compiled is kept."""
+    shutil.rmtree(compiled[0].model_dir, ignore_errors=True)
+    return compiled
+
 
 # Hooks that keep what they were given.
 
@@ -30,9 +47,9 @@ class Keeps(est.SessionRunHook):
         self.then.append(np.array(run_values.results))
 
 
-def test_a_variable_that_a_hook_keeps_in_training_does_not_change(model_dir):
+def test_a_variable_that_a_hook_keeps_in_training_does_not_change(nets):
     keeps = Keeps()
-    make_net(model_dir).train(shuffled(), [keeps], steps=4).train(shuffled(), steps=4)
+    nets[0].train(shuffled(), [keeps], steps=4).train(shuffled(), steps=4)
     for kept in (keeps.by_run, keeps.by_session):
         np.testing.assert_array_equal(np.array(kept), np.array(keeps.then))
     assert len({x.tobytes() for x in keeps.then}) == 4
@@ -40,13 +57,10 @@ def test_a_variable_that_a_hook_keeps_in_training_does_not_change(model_dir):
 
 @pytest.mark.parametrize("call", ["evaluate", "predict"])
 @pytest.mark.parametrize("loaded", [False, True], ids=["live", "loaded"])
-def test_a_variable_that_a_hook_keeps_in_evaluation_outlives_later_training(
-    model_dir, call, loaded
-):
+def test_a_variable_that_a_hook_keeps_in_evaluation_outlives_later_training(nets, call, loaded):
     keeps = Keeps()
-    estimator = make_net(model_dir).train(shuffled(), steps=2)
-    if loaded:
-        estimator = make_net(model_dir)
+    nets[0].train(shuffled(), steps=2)
+    estimator = nets[loaded]
     answers = getattr(estimator, call)(shuffled(1), hooks=[keeps])
     assert len(list(answers)) > 0
     estimator.train(shuffled(), steps=2)
@@ -57,9 +71,9 @@ def test_a_variable_that_a_hook_keeps_in_evaluation_outlives_later_training(
 # What is kept between calls.
 
 
-def test_a_second_evaluation_compiles_nothing_and_reads_no_checkpoint(model_dir, monkeypatch):
-    make_net(model_dir).train(shuffled(), steps=2)
-    estimator = make_net(model_dir)
+def test_a_second_evaluation_compiles_nothing_and_reads_no_checkpoint(nets, monkeypatch):
+    trained, estimator = nets
+    trained.train(shuffled(), steps=2)
     first = estimator.evaluate(shuffled(1), steps=1)
 
     def never(*_, **__):
@@ -80,13 +94,13 @@ def test_a_second_evaluation_of_an_untrained_model_compiles_nothing(model_dir):
     assert compiled_programs() == programs
 
 
-def test_the_devices_of_an_evaluation_are_not_those_of_the_training_after_it(model_dir):
+def test_the_devices_of_an_evaluation_are_not_those_of_the_training_after_it(nets):
     class Devices(est.SessionRunHook):
         def after_run(self, run_context, run_values):
             seen.append(len(run_context.session.run("dense/kernel").devices()))
 
     seen: list[int] = []
-    make_net(model_dir).train(shuffled(), steps=2)
+    model_dir = nets[0].train(shuffled(), steps=2).model_dir
     estimator = make_net(model_dir, eval_distribute=est.DataParallel())
     estimator.evaluate(shuffled(1))
     estimator.train(shuffled(), [Devices()], steps=2)
@@ -99,7 +113,8 @@ def test_the_devices_of_an_evaluation_are_not_those_of_the_training_after_it(mod
 
 
 @pytest.mark.parametrize("inside", ["listener", "hook"])
-def test_predicting_and_evaluating_while_training_sees_the_last_checkpoint(model_dir, inside):
+def test_predicting_and_evaluating_while_training_sees_the_last_checkpoint(nets, inside):
+    estimator, apart = nets
     seen: list[Any] = []
     once = ordered(1)
 
@@ -107,7 +122,6 @@ def test_predicting_and_evaluating_while_training_sees_the_last_checkpoint(model
         answers = list(estimator.predict(lambda: once, "probabilities"))
         results = estimator.evaluate(lambda: once)
         path = estimator.latest_checkpoint()
-        apart = make_net(model_dir)
         again = apart.evaluate(lambda: once, checkpoint_path=path)
         assert again == results
         seen.append(int(results["global_step"]))
@@ -123,17 +137,15 @@ def test_predicting_and_evaluating_while_training_sees_the_last_checkpoint(model
             if run_context.session.global_step % 2 == 0:
                 look()
 
-    estimator = make_net(model_dir)
     given = {"hooks": [Hook()]} if inside == "hook" else {"saving_listeners": [Listener()]}
     estimator.train(shuffled(), max_steps=8, **given)
     assert seen == ([0, 3, 6, 8] if inside == "listener" else [0, 3, 6, 6])
-    make_net(model_dir + "2").train(shuffled(), max_steps=8)
-    wanted = content(model_dir + "2")
-    for name, value in content(model_dir).items():
+    wanted = undisturbed(8)
+    for name, value in content(estimator.model_dir).items():
         np.testing.assert_array_equal(value, wanted[name], err_msg=name)
 
 
-def test_a_generator_of_answers_half_read_in_a_hook_goes_on_after_the_training(model_dir):
+def test_a_generator_of_answers_half_read_in_a_hook_goes_on_after_the_training(nets):
     class Hook(est.SessionRunHook):
         def after_run(self, run_context, run_values):
             if run_context.session.global_step == 5:
@@ -142,11 +154,11 @@ def test_a_generator_of_answers_half_read_in_a_hook_goes_on_after_the_training(m
 
     opened: list[Any] = []
     answers: list[Any] = []
-    estimator = make_net(model_dir)
+    estimator, apart = nets
     estimator.train(shuffled(), [Hook()], max_steps=8).train(shuffled(), steps=3)
     answers += [a["probabilities"] for a in opened[0]]
-    path = f"{model_dir}/checkpoints/3"
-    wanted = make_net(model_dir).predict(shuffled(1), "probabilities", checkpoint_path=path)
+    path = f"{apart.model_dir}/checkpoints/3"
+    wanted = apart.predict(shuffled(1), "probabilities", checkpoint_path=path)
     np.testing.assert_array_equal(answers, [a["probabilities"] for a in wanted])
 
 
@@ -163,10 +175,10 @@ def test_two_training_hooks_of_the_spec_begin_anew_in_each_call(model_dir):
 
     hooks: list[Any] = []
 
-    def model_fn(features, labels, mode):
+    def model_fn(features, labels, mode, params):
         hooks.append(Counts())
-        return net(features, labels, mode)._replace(training_hooks=[hooks[-1]])
+        return line(features, labels, mode, params)._replace(training_hooks=[hooks[-1]])
 
     estimator = make(model_fn, model_dir)
-    estimator.train(shuffled(), steps=3).train(shuffled(), steps=2)
+    estimator.train(endless, steps=3).train(endless, steps=2)
     assert [hook.calls for hook in hooks if hook.calls] == [[3, 2]]

@@ -15,6 +15,21 @@ from train_process import content, make_net, shuffled
 import estimator as est
 from estimator import checkpoint
 
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Two Estimators of one model_dir, as two processes would have them."""
+    model_dir = str(tmp_path_factory.mktemp("nets") / "model")
+    return make_net(model_dir), make_net(model_dir)
+
+
+@pytest.fixture
+def nets(compiled):
+    """The two without their model_dir: as if they were new, but what they compiled is kept."""
+    shutil.rmtree(compiled[0].model_dir, ignore_errors=True)
+    return compiled
+
+
 # Damage.
 
 
@@ -46,8 +61,9 @@ def files_of(model_dir: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("how", [flip, truncate, delete])
-def test_a_damaged_checkpoint_is_passed_over_and_made_again(model_dir, how):
-    estimator = make_net(model_dir)
+def test_a_damaged_checkpoint_is_passed_over_and_made_again(nets, how):
+    estimator, _ = nets
+    model_dir = estimator.model_dir
     break_at(10, estimator, shuffled(), max_steps=12)
     before = estimator.evaluate(shuffled(1), checkpoint_path=f"{model_dir}/checkpoints/6")
     damage_newest(model_dir, how)
@@ -67,8 +83,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_made_again(model_dir, how):
     assert_same(content(model_dir), undisturbed(12))
 
 
-def test_a_damaged_optimizer_state_harms_training_only(model_dir):
-    estimator = make_net(model_dir)
+def test_a_damaged_optimizer_state_harms_training_only(nets):
+    estimator, _ = nets
+    model_dir = estimator.model_dir
     break_at(7, estimator, shuffled(), max_steps=12)
     for path in Path(model_dir, "checkpoints", "6", "opt_state").rglob("d/*"):
         truncate(path)
@@ -78,41 +95,46 @@ def test_a_damaged_optimizer_state_harms_training_only(model_dir):
     assert_same(content(model_dir), undisturbed(12))
 
 
-def test_a_damaged_last_checkpoint_is_made_again_by_the_same_max_steps(model_dir):
-    make_net(model_dir).train(shuffled(), max_steps=12)
-    damage_newest(model_dir, flip)
+def test_a_damaged_last_checkpoint_is_made_again_by_the_same_max_steps(nets):
+    trained, again = nets
+    trained.train(shuffled(), max_steps=12)
+    damage_newest(again.model_dir, flip)
     with pytest.warns(RuntimeWarning, match="checkpoints/12 is damaged"):
-        make_net(model_dir).train(shuffled(), max_steps=12)
-    assert_same(content(model_dir), undisturbed(12))
+        again.train(shuffled(), max_steps=12)
+    assert_same(content(again.model_dir), undisturbed(12))
 
 
-def test_where_every_checkpoint_is_damaged_training_begins_anew(model_dir):
-    make_net(model_dir).train(shuffled(), max_steps=3)
-    for step in (3, 0):
-        flip(Path(model_dir, "checkpoints", str(step), "manifest.json"))
+def damage_every_checkpoint(estimator):
+    for path in estimator.all_checkpoints():
+        flip(Path(path, "manifest.json"))
+
+
+def test_where_every_checkpoint_is_damaged_training_begins_anew(nets):
+    trained, again = nets
+    damage_every_checkpoint(trained.train(shuffled(), max_steps=3))
     with pytest.warns(RuntimeWarning, match="is damaged"):
-        make_net(model_dir).train(shuffled(), max_steps=20)
-    assert steps_of(make_net(model_dir))[-2:] == [18, 20]
-    assert_same(content(model_dir), undisturbed(20))
+        again.train(shuffled(), max_steps=12)
+    assert steps_of(again)[-2:] == [9, 12]
+    assert_same(content(again.model_dir), undisturbed(12))
 
 
 @pytest.mark.parametrize("call", ["evaluate", "predict"])
-def test_where_every_checkpoint_is_damaged_nothing_is_evaluated_as_if_untrained(model_dir, call):
-    make_net(model_dir).train(shuffled(), max_steps=3)
-    for step in (3, 0):
-        flip(Path(model_dir, "checkpoints", str(step), "manifest.json"))
+def test_where_every_checkpoint_is_damaged_nothing_is_evaluated_as_if_untrained(nets, call):
+    trained, reads = nets
+    damage_every_checkpoint(trained.train(shuffled(), max_steps=3))
     with (
         warnings.catch_warnings(action="ignore", category=RuntimeWarning),
         pytest.raises(est.DamagedCheckpointError, match=r"checkpoints/[03]"),
     ):
-        list(getattr(make_net(model_dir), call)(shuffled(1)))
+        list(getattr(reads, call)(shuffled(1)))
 
 
 # The directory.
 
 
-def test_a_model_dir_deleted_between_calls_begins_at_zero_again(model_dir):
-    estimator = make_net(model_dir)
+def test_a_model_dir_deleted_between_calls_begins_at_zero_again(nets):
+    estimator, _ = nets
+    model_dir = estimator.model_dir
     untrained = estimator.evaluate(shuffled(1))
     estimator.train(shuffled(), max_steps=6)
     first = content(model_dir)
@@ -141,11 +163,11 @@ def test_two_estimators_of_one_model_dir_see_what_the_other_has_trained(model_di
     assert_same(content(model_dir), undisturbed(12))
 
 
-def test_a_model_dir_may_be_moved_to_another_place(tmp_path):
-    here, there = str(tmp_path / "here"), str(tmp_path / "there")
-    estimator = make_net(here)
+def test_a_model_dir_may_be_moved_to_another_place(nets, tmp_path):
+    estimator, _ = nets
+    there = str(tmp_path / "there")
     break_at(8, estimator, shuffled(), max_steps=12)
-    os.rename(here, there)
+    os.rename(estimator.model_dir, there)
     moved = make_net(there)
     assert moved.evaluate(shuffled(1))["global_step"] == 6
     moved.train(shuffled(), max_steps=12)

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -273,6 +274,12 @@ def rows():
 
 
 @pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("cut") / "model")
+    return quiet(path, noisy, continue_input=True, save_checkpoints_steps=3)
+
+
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The variables of one run without any of the hooks."""
     estimator = quiet(str(tmp_path_factory.mktemp("whole") / "model"), noisy)
@@ -280,16 +287,16 @@ def whole(tmp_path_factory):
 
 
 @all_hooks
-def test_a_run_cut_in_two_and_killed_ends_as_one_without_the_hook(model_dir, tmp_path, whole, kind):
-    directory = model_dir if kind == "CheckpointSaverHook" else str(tmp_path / "hook")
-    hook = HOOKS[kind](directory, 3, "loss")
-    estimator = quiet(model_dir, noisy, continue_input=True, save_checkpoints_steps=3)
-    estimator.train(rows(), [hook], max_steps=3)
+def test_a_run_cut_in_two_and_killed_ends_as_one_without_the_hook(cut, tmp_path, whole, kind):
+    shutil.rmtree(cut.model_dir, ignore_errors=True)
+    own = kind == "CheckpointSaverHook"
+    hook = HOOKS[kind](cut.model_dir if own else str(tmp_path / "hook"), 3, "loss")
+    cut.train(rows(), [hook], max_steps=3)
     with pytest.raises(ArithmeticError, match="enough"):
-        estimator.train(rows(), [hook, Breaks(step=4)], max_steps=WHOLE)
-    assert steps_of(estimator)[-1] == 6, "the step after it is lost"
-    estimator.train(rows(), [hook], max_steps=WHOLE)
-    assert_close(values_of(estimator), whole)
+        cut.train(rows(), [hook, Breaks(step=4)], max_steps=WHOLE)
+    assert steps_of(cut)[-1] == 6, "the step after it is lost"
+    cut.train(rows(), [hook], max_steps=WHOLE)
+    assert_close(values_of(cut), whole)
 
 
 @pytest.mark.parametrize("k", [1, 5])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,22 +13,37 @@ from train_process import content, make_net, net, shuffled
 
 import estimator as est
 
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Two Estimators of one model_dir, as two processes would have them."""
+    model_dir = str(tmp_path_factory.mktemp("nets") / "model")
+    return make_net(model_dir), make_net(model_dir)
+
+
+@pytest.fixture
+def nets(compiled):
+    """The two without their model_dir: as if they were new, but what they compiled is kept."""
+    shutil.rmtree(compiled[0].model_dir, ignore_errors=True)
+    return compiled
+
+
 # Sources of the package.
 
 
-@pytest.mark.parametrize("again", [True, False], ids=["same object", "new object"])
-def test_two_halves_are_one_whole_with_continue_input(model_dir, again):
-    first = make_net(model_dir, continue_input=True).train(shuffled(), max_steps=11)
-    second = first if again else make_net(model_dir, continue_input=True)
-    second.train(shuffled(), steps=9)
+def test_parts_are_one_whole_with_continue_input(model_dir):
+    first, another = (make_net(model_dir, continue_input=True) for _ in range(2))
+    first.train(shuffled(), max_steps=7).train(shuffled(), steps=4)
+    another.train(shuffled(), steps=9)
     assert_same(content(model_dir), undisturbed(20))
 
 
-def test_without_continue_input_the_second_call_begins_its_input_afresh(tmp_path):
-    halves = make_net(str(tmp_path / "halves"))
+def test_without_continue_input_the_second_call_begins_its_input_afresh(nets):
+    halves, whole = nets
     halves.train(shuffled(), steps=11).train(shuffled(), steps=9)
-    assert content(halves.model_dir)["position"]["state"]["examples"] == 9 * 8
-    whole = make_net(str(tmp_path / "whole"))
+    made = content(halves.model_dir)
+    assert made["position"]["state"]["examples"] == 9 * 8
+    shutil.rmtree(halves.model_dir)
 
     def input_fn():
         yield from [batch for batch, _ in zip(shuffled()(), range(11), strict=False)]
@@ -35,19 +51,19 @@ def test_without_continue_input_the_second_call_begins_its_input_afresh(tmp_path
 
     whole.train(input_fn)
     same = content(whole.model_dir) | {"position": None}
-    assert_same(content(halves.model_dir) | {"position": None}, same)
+    assert_same(made | {"position": None}, same)
 
 
 @pytest.mark.parametrize("other", [{"batch_size": 16}, {"seed": 4}, {"rows": 44}], ids=str)
-def test_a_position_of_another_source_is_not_used(model_dir, caplog, other):
-    estimator = make_net(model_dir)
+def test_a_position_of_another_source_is_not_used(nets, caplog, other):
+    estimator, _ = nets
     break_at(7, estimator, shuffled(), max_steps=20)
     with caplog.at_level(logging.WARNING, "estimator"):
         estimator.train(shuffled(**other), max_steps=10)
     assert "The input is not the one of" in caplog.text
     assert "begins anew" in caplog.text
     rows = 4 * other.get("batch_size", 8)
-    assert content(model_dir)["position"]["state"]["examples"] == rows
+    assert content(estimator.model_dir)["position"]["state"]["examples"] == rows
 
 
 def with_scaffold(features, labels, mode):
@@ -80,14 +96,14 @@ def test_working_ahead_leaves_the_position_right(model_dir, straight, prefetch, 
         def next_step(self, global_step):
             return None
 
+    estimator = est.Estimator(with_scaffold, model_dir, config)
     for step in (2, 14):
-        estimator = est.Estimator(with_scaffold, model_dir, config)
         with pytest.raises(RuntimeError, match="broken"):
             estimator.train(shuffled(), [BreaksAtABlock(step)], max_steps=24)
         reached = content(model_dir)
         assert reached["step"] == step // 6 * 6
         assert reached["position"]["state"]["examples"] == 8 * reached["step"]
-    est.Estimator(with_scaffold, model_dir, config).train(shuffled(), max_steps=24)
+    estimator.train(shuffled(), max_steps=24)
     assert_same(content(model_dir), straight, tolerance=0.0 if block == 1 else 1e-5)
 
 
@@ -125,43 +141,47 @@ class Counting:
 @pytest.mark.parametrize(
     ("as_bytes", "prefetch"), [(False, 0), (True, 2)], ids=["dict", "bytes ahead"]
 )
-def test_an_iterator_with_a_position_goes_on_where_the_killed_run_was(tmp_path, as_bytes, prefetch):
-    whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")
-    make_net(whole).train(lambda: Counting(as_bytes), max_steps=12)
-    break_at(8, make_net(broken, prefetch=prefetch), lambda: Counting(as_bytes), max_steps=12)
+def test_an_iterator_with_a_position_goes_on_where_the_killed_run_was(
+    nets, model_dir, as_bytes, prefetch
+):
+    whole = nets[0].train(lambda: Counting(as_bytes), max_steps=12)
+    broken = make_net(model_dir, prefetch=prefetch)
+    break_at(8, broken, lambda: Counting(as_bytes), max_steps=12)
     rest = Counting(as_bytes)
-    make_net(broken, prefetch=prefetch).train(lambda: rest, max_steps=12)
+    broken.train(lambda: rest, max_steps=12)
     assert rest.given[:7] == [0, 6, 7, 8, 9, 10, 11]
-    assert_same(content(broken), content(whole))
+    assert_same(content(model_dir), content(whole.model_dir))
 
 
 @pytest.mark.parametrize("told", [{"sizes": (3, 4)}, {"sizes": {1: 2}}], ids=str)
-def test_a_fingerprint_that_json_changes_still_tells_its_source(model_dir, told):
-    break_at(8, make_net(model_dir), lambda: Counting(told=told), max_steps=12)
+def test_a_fingerprint_that_json_changes_still_tells_its_source(nets, told):
+    broken, again = nets
+    break_at(8, broken, lambda: Counting(told=told), max_steps=12)
     rest = Counting(told=told)
-    make_net(model_dir).train(lambda: rest, max_steps=12)
+    again.train(lambda: rest, max_steps=12)
     assert rest.given == [0, 6, 7, 8, 9, 10, 11]
 
 
-def test_a_state_that_json_cannot_hold_is_refused_at_the_first_save(model_dir):
+def test_a_state_that_json_cannot_hold_is_refused_at_the_first_save(nets):
     class Strange(Counting):
         def get_state(self):
             return {"next": np.arange(3)}
 
     with pytest.raises(TypeError, match=r"the input position must be something JSON can hold"):
-        make_net(model_dir).train(Strange, max_steps=12)
-    make_net(model_dir).train(Counting, max_steps=4)
+        nets[0].train(Strange, max_steps=12)
+    nets[1].train(Counting, max_steps=4)
 
 
-def test_a_generator_begins_anew(model_dir):
+def test_a_generator_begins_anew(nets):
     def generator():
         for batch in Counting():
             given.append(batch)
             yield batch
 
     given: list[Any] = []
-    break_at(8, make_net(model_dir), generator, max_steps=12)
+    broken, again = nets
+    break_at(8, broken, generator, max_steps=12)
     given.clear()
-    make_net(model_dir).train(generator, max_steps=12)
+    again.train(generator, max_steps=12)
     assert len(given) == 6
     np.testing.assert_array_equal(given[0][0]["x"], next(Counting())[0]["x"])

@@ -33,6 +33,18 @@ def fixed(points, size):
     return input_fn
 
 
+class StopsAtOnce(est.SessionRunHook):
+    """Ends a run before its first step."""
+
+    def after_create_session(self, session, coord):
+        coord.request_stop()
+
+
+def first_centers(kmeans, points):
+    """Returns the centers that no step has moved yet."""
+    return kmeans.train(lambda: points, hooks=[StopsAtOnce()]).cluster_centers()
+
+
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["name"])
 def test_training_follows_the_recorded_trace(case):
     points = np.float32(case["points"])
@@ -42,8 +54,9 @@ def test_training_follows_the_recorded_trace(case):
         centers = kmeans.cluster_centers()
         np.testing.assert_allclose(centers, state["cluster_centers"], rtol=1e-4, atol=1e-5)
         assert kmeans.score(lambda: points) == pytest.approx(state["score"], rel=1e-4)
-    assert list(kmeans.predict_cluster_index(lambda: points)) == case["predict_cluster_index"]
-    distances = list(kmeans.transform(lambda: points))
+    answers = list(kmeans.predict(lambda: points))
+    assert [answer["cluster_index"] for answer in answers] == case["predict_cluster_index"]
+    distances = [answer["all_distances"] for answer in answers]
     np.testing.assert_allclose(distances, case["transform"], rtol=1e-4, atol=1e-4)
     results = kmeans.evaluate(fixed(points, case["batch_size"]), steps=4)
     for name, value in case["evaluate"].items():
@@ -60,9 +73,8 @@ def test_steps_over_all_batches_of_one_iteration_are_exact_lloyd():
     np.testing.assert_allclose(parts.cluster_centers(), whole.cluster_centers(), atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_resuming_inside_an_iteration_equals_never_stopping(dtype, tmp_path):
-    points = np.random.default_rng(0).normal(size=(60, 3)).astype(dtype)
+def test_resuming_inside_an_iteration_equals_never_stopping(tmp_path):
+    points = np.random.default_rng(0).normal(size=(60, 3))
     batches = list(batches_of(points, 10)())
     args = {"initial_clusters": points[:4], "mini_batch_steps_per_iteration": 4, "config": QUIET}
     whole = KMeans(4, **args).train(lambda: iter(batches))
@@ -83,19 +95,10 @@ def test_the_first_batches_choose_centers_and_are_trained_on_too():
 @pytest.mark.parametrize("how", [KMeans.RANDOM_INIT, KMeans.KMEANS_PLUS_PLUS_INIT])
 def test_first_centers_are_different_points_and_follow_from_the_seed(how):
     points = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32)
-
-    def first(seed):
-        kmeans = KMeans(8, initial_clusters=how, seed=seed, use_mini_batch=False, config=QUIET)
-        chosen = []
-
-        class Look(est.SessionRunHook):
-            def after_create_session(self, session, coord):
-                chosen.append(np.asarray(session.run("clusters")))
-
-        kmeans.train(lambda: points, steps=1, hooks=[Look()])
-        return chosen[0]
-
-    one, same, other = first(1), first(1), first(2)
+    one, same, other = (
+        first_centers(KMeans(8, initial_clusters=how, seed=seed, config=QUIET), points)
+        for seed in (1, 1, 2)
+    )
     assert len(np.unique(one, axis=0)) == 8
     assert all((points == row).all(1).any() for row in one)
     np.testing.assert_array_equal(one, same)
@@ -194,13 +197,6 @@ def test_resuming_with_another_number_of_clusters_is_an_error(tmp_path):
         KMeans(3, tmp_path, seed=0, config=QUIET).train(lambda: BLOBS)
 
 
-def test_identical_points_and_one_cluster_have_a_loss_of_nothing():
-    same = np.full((7, 3), 5.0, np.float32)
-    kmeans = KMeans(1, seed=0, use_mini_batch=False, config=QUIET).train(lambda: same, steps=3)
-    assert kmeans.score(lambda: same) == 0
-    np.testing.assert_array_equal(kmeans.cluster_centers(), same[:1])
-
-
 def test_a_dict_is_put_together_by_key_and_columns_choose_among_it():
     first = np.float32([[0, 0], [9, 9]])
     a = KMeans(2, initial_clusters=first, use_mini_batch=False, config=QUIET)
@@ -239,7 +235,7 @@ def test_evaluate_tells_of_empty_and_large_clusters():
     assert results["average_loss"] == pytest.approx(results["loss"] / 3, rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float16", "int64", "int32", "uint8"])
+@pytest.mark.parametrize("dtype", ["float16", "int32", "uint8"])
 def test_points_of_any_dtype_are_clustered(dtype):
     kmeans = KMeans(3, initial_clusters=BLOBS[[0, 3, 6]], use_mini_batch=False, config=QUIET)
     kmeans.train(lambda: BLOBS.astype(dtype), steps=2)
@@ -316,11 +312,13 @@ def test_relative_tolerance_ends_training_without_a_number_of_steps(full_batch):
     assert int(kmeans.get_variable_value("global_step")) < 50
 
 
-def test_relative_tolerance_stops_at_a_loss_of_nothing():
-    same = np.ones((5, 2), np.float32)
+def test_identical_points_have_a_loss_of_nothing_where_relative_tolerance_stops():
+    same = np.full((9, 2), 5.0, np.float32)
     kmeans = KMeans(1, seed=0, use_mini_batch=False, relative_tolerance=0.1, config=QUIET)
     kmeans.train(lambda: same, steps=1000)
     assert int(kmeans.get_variable_value("global_step")) == 2
+    assert kmeans.score(lambda: same) == 0
+    np.testing.assert_array_equal(kmeans.cluster_centers(), same[:1])
 
 
 def test_mini_batch_steps_do_not_wait_for_their_own_loss():
@@ -350,9 +348,7 @@ def test_mini_batch_steps_do_not_wait_for_their_own_loss():
 def test_the_seed_is_that_of_the_config_where_none_is_given():
     points = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
     made = [
-        KMeans(9, config=QUIET.replace(random_seed=config_seed), seed=seed)
-        .train(lambda: points)
-        .cluster_centers()
+        first_centers(KMeans(9, config=QUIET.replace(random_seed=config_seed), seed=seed), points)
         for config_seed, seed in ((3, None), (None, 3), (4, 3), (4, None))
     ]
     for other in made[1:3]:
@@ -362,22 +358,17 @@ def test_the_seed_is_that_of_the_config_where_none_is_given():
 
 @pytest.mark.parametrize("retries", [-1, 0, 5])
 def test_any_number_of_retries_finds_far_points(retries):
-    kmeans = KMeans(
-        3, None, KMeans.KMEANS_PLUS_PLUS_INIT, seed=0, kmeans_plus_plus_num_retries=retries
-    )
-    kmeans.train(lambda: BLOBS, steps=1)
-    found = list(kmeans.predict_cluster_index(lambda: BLOBS))
-    assert adjusted_rand_score([0, 0, 0, 1, 1, 1, 2, 2, 2], found) == 1
+    how = KMeans.KMEANS_PLUS_PLUS_INIT
+    kmeans = KMeans(3, None, how, seed=0, kmeans_plus_plus_num_retries=retries, config=QUIET)
+    found = first_centers(kmeans, BLOBS)
+    assert sorted(np.round(found / 9).tolist()) == [[0, 0], [0, 1], [1, 1]]
 
 
 def test_iris_falls_into_its_known_clusters():
     points = load_iris().data.astype(np.float32)
-    scores = []
-    for seed in (3, 4, 5):
-        kmeans = KMeans(3, initial_clusters="kmeans_plus_plus", seed=seed, use_mini_batch=False)
-        kmeans.train(lambda: points, steps=30)
-        scores.append(kmeans.score(lambda: points))
-    assert min(scores) == pytest.approx(78.8514, abs=1e-3)
+    kmeans = KMeans(3, None, "kmeans_plus_plus", seed=4, use_mini_batch=False, config=QUIET)
+    kmeans.train(lambda: points, steps=30)
+    assert kmeans.score(lambda: points) == pytest.approx(78.8514, abs=1e-3)
     found = list(kmeans.predict_cluster_index(lambda: points))
     assert adjusted_rand_score(load_iris().target, found) > 0.7
 
@@ -385,14 +376,10 @@ def test_iris_falls_into_its_known_clusters():
 def test_digits_are_clustered_as_well_as_is_known():
     digits = load_digits()
     points = digits.data.astype(np.float32)
-    runs = []
-    for seed in range(3):
-        kmeans = KMeans(10, None, "kmeans_plus_plus", seed=seed, use_mini_batch=False, config=QUIET)
-        kmeans.train(lambda: points, steps=30)
-        runs.append((kmeans.score(lambda: points), kmeans))
-    inertia, best = min(runs, key=lambda run: run[0])
-    assert inertia <= 1.005 * 1_165_189
-    found = list(best.predict_cluster_index(lambda: points))
+    kmeans = KMeans(10, None, "kmeans_plus_plus", seed=1, use_mini_batch=False, config=QUIET)
+    kmeans.train(lambda: points, steps=30)
+    assert kmeans.score(lambda: points) <= 1.005 * 1_165_189
+    found = list(kmeans.predict_cluster_index(lambda: points))
     assert adjusted_rand_score(digits.target, found) >= 0.65
 
 

@@ -27,8 +27,7 @@ def close(given, expected, rtol=1e-5, atol=1e-6):
 # dense.
 
 
-@pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize("activation", [None, jax.nn.relu])
+@pytest.mark.parametrize(("activation", "use_bias"), [(None, False), (jax.nn.relu, True)])
 @pytest.mark.parametrize("shape", [(4,), (5, 4), (2, 3, 4), (0, 4)])
 def test_dense_is_a_product_a_bias_and_an_activation(shape, activation, use_bias):
     def fn(x):

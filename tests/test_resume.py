@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,21 @@ from train_process import content, make_net, shuffled
 
 import estimator as est
 from estimator import checkpoint
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Two Estimators of one model_dir, as two processes would have them."""
+    model_dir = str(tmp_path_factory.mktemp("nets") / "model")
+    return make_net(model_dir), make_net(model_dir)
+
+
+@pytest.fixture
+def nets(compiled):
+    """The two without their model_dir: as if they were new, but what they compiled is kept."""
+    shutil.rmtree(compiled[0].model_dir, ignore_errors=True)
+    return compiled
+
 
 # Killed processes.
 
@@ -70,12 +86,12 @@ def nursery() -> Iterator[Nursery]:
     made.close()
 
 
-def test_a_run_killed_five_times_ends_as_one_that_was_never_killed(nursery, model_dir):
+def test_a_run_killed_twice_ends_as_one_that_was_never_killed(nursery, model_dir):
     seed = random.randrange(2**32)
     print(f"killed at moments of random.Random({seed})")
     rng = random.Random(seed)
     call = {"model_dir": model_dir, "settings": {}, "source": {}, "limits": {"max_steps": 60}}
-    for _ in range(5):
+    for _ in range(2):
         kill = (rng.randint(1, 12), rng.random() * 0.03, signal.SIGKILL)
         assert nursery.train(kill, **call)[0] == -signal.SIGKILL
     assert nursery.train(**call)[0] == 0
@@ -93,7 +109,6 @@ def test_a_killed_run_over_a_finite_input_keeps_the_seeds_that_were_drawn(nurser
     assert nursery.train((5, 0.0, signal.SIGKILL), **call)[0] == -signal.SIGKILL
     first = content(killed)
     assert 0 <= first["step"] < 17
-    assert nursery.train((5, 0.0, signal.SIGKILL), **call)[0] == -signal.SIGKILL
     assert nursery.train(**call)[0] == 0
     drawn = first["position"]["state"]["seed"]
     ended = content(killed)
@@ -132,12 +147,12 @@ class BreaksAtTheEnd(est.SessionRunHook):
         raise RuntimeError("broken")
 
 
-def test_a_run_that_an_exception_ended_is_continued_by_the_next_call(model_dir):
-    estimator = make_net(model_dir)
+def test_a_run_that_an_exception_ended_is_continued_by_the_next_call(nets):
+    estimator, _ = nets
     break_at(7, estimator, shuffled(), max_steps=20)
     assert steps_of(estimator) == [0, 3, 6]
     estimator.train(shuffled(), max_steps=20)
-    assert_same(content(model_dir), undisturbed(20))
+    assert_same(content(estimator.model_dir), undisturbed(20))
 
 
 @pytest.mark.parametrize(
@@ -149,28 +164,30 @@ def test_a_run_that_an_exception_ended_is_continued_by_the_next_call(model_dir):
     ],
     ids=lambda hook: type(hook).__name__,
 )
-def test_a_run_that_broke_after_its_last_save_is_ended_by_the_next_call(model_dir, hook):
+def test_a_run_that_broke_after_its_last_save_is_ended_by_the_next_call(nets, hook):
+    broken, again = nets
     with pytest.raises(RuntimeError, match="broken"):
-        make_net(model_dir).train(shuffled(num_epochs=1), [BreaksAtTheEnd()])
-    before = content(model_dir)
+        broken.train(shuffled(num_epochs=1), [BreaksAtTheEnd()])
+    before = content(broken.model_dir)
     assert not before["ended"]
-    make_net(model_dir).train(shuffled(num_epochs=1), [hook])
-    assert_same(content(model_dir), before | {"ended": True})
+    again.train(shuffled(num_epochs=1), [hook])
+    assert_same(content(again.model_dir), before | {"ended": True})
 
 
-def test_max_steps_that_a_broken_run_has_reached_end_that_run(model_dir):
+def test_max_steps_that_a_broken_run_has_reached_end_that_run(nets):
+    broken, again = nets
     with pytest.raises(RuntimeError, match="broken"):
-        make_net(model_dir).train(shuffled(), [BreaksAtTheEnd()], max_steps=6)
-    assert content(model_dir)["step"] == 6
-    make_net(model_dir).train(shuffled(), max_steps=6).train(shuffled(), max_steps=9)
+        broken.train(shuffled(), [BreaksAtTheEnd()], max_steps=6)
+    assert content(broken.model_dir)["step"] == 6
+    again.train(shuffled(), max_steps=6).train(shuffled(), max_steps=9)
     # After a call that has ended the next one begins its input afresh.
-    assert content(model_dir)["position"]["state"]["examples"] == 3 * 8
+    assert content(again.model_dir)["position"]["state"]["examples"] == 3 * 8
 
 
-def test_a_second_call_that_breaks_before_its_first_save_begins_its_input_again(tmp_path):
-    whole, broken = make_net(str(tmp_path / "whole")), make_net(str(tmp_path / "broken"))
-    for estimator in (whole, broken):
-        estimator.train(shuffled(), max_steps=6)
+def test_a_second_call_that_breaks_before_its_first_save_begins_its_input_again(nets, tmp_path):
+    broken, _ = nets
+    broken.train(shuffled(), max_steps=6)
+    whole = make_net(shutil.copytree(broken.model_dir, tmp_path / "whole"))
     break_at(8, broken, shuffled(), max_steps=11)
     assert content(broken.model_dir)["step"] == 6
     for estimator in (whole, broken):
@@ -197,73 +214,73 @@ class Signals(est.SessionRunHook):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_where_it_came_and_the_next_call_goes_on(model_dir, number):
+def test_a_signal_saves_where_it_came_and_the_next_call_goes_on(nets, number):
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    estimator = make_net(model_dir, save_checkpoints_steps=1000)
+    estimator, _ = nets
     hook = Signals(8, number)
     assert estimator.train(shuffled(), [hook], max_steps=20) is estimator
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert hook.seen == list(range(1, 9))
-    assert steps_of(estimator) == [0, 8]
+    assert steps_of(estimator) == [0, 3, 6, 8]
     rest = Notes()
     estimator.train(shuffled(), [rest], max_steps=20)
     assert rest.steps == list(range(9, 21))
-    assert_same(content(model_dir), undisturbed(20))
+    assert_same(content(estimator.model_dir), undisturbed(20))
 
 
-def test_a_second_ctrl_c_raises_at_once_and_the_next_call_goes_on(model_dir):
+def test_a_second_ctrl_c_raises_at_once_and_the_next_call_goes_on(nets):
     before = signal.getsignal(signal.SIGINT)
-    estimator = make_net(model_dir)
+    estimator, _ = nets
     with pytest.raises(KeyboardInterrupt):
-        estimator.train(shuffled(), [Signals(8, signal.SIGINT, signal.SIGINT)], max_steps=12)
+        estimator.train(shuffled(), [Signals(8, signal.SIGINT, signal.SIGINT)], max_steps=20)
     assert signal.getsignal(signal.SIGINT) is before
     assert steps_of(estimator) == [0, 3, 6]
-    estimator.train(shuffled(), max_steps=12)
-    assert_same(content(model_dir), undisturbed(12))
+    estimator.train(shuffled(), max_steps=20)
+    assert_same(content(estimator.model_dir), undisturbed(20))
 
 
-def test_sigterm_and_then_ctrl_c_raises_too_but_a_second_sigterm_does_not(model_dir):
-    estimator = make_net(model_dir)
+def test_sigterm_and_then_ctrl_c_raises_too_but_a_second_sigterm_does_not(nets):
+    estimator, _ = nets
     with pytest.raises(KeyboardInterrupt):
         estimator.train(shuffled(), [Signals(4, signal.SIGTERM, signal.SIGINT)], max_steps=9)
     estimator.train(shuffled(), [Signals(5, signal.SIGTERM, signal.SIGTERM)], max_steps=9)
     assert steps_of(estimator)[-1] == 5
 
 
-def test_handlers_are_given_back_after_an_exception(model_dir):
+def test_handlers_are_given_back_after_an_exception(nets):
     def mine(number, frame):
         raise AssertionError
 
     before = signal.signal(signal.SIGTERM, mine)
     try:
-        break_at(2, make_net(model_dir), shuffled(), max_steps=9)
+        break_at(2, nets[0], shuffled(), max_steps=9)
         assert signal.getsignal(signal.SIGTERM) is mine
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_in_another_thread_train_works_and_installs_no_handlers(model_dir):
+def test_in_another_thread_train_works_and_installs_no_handlers(nets):
     class Looks(est.SessionRunHook):
         def after_run(self, run_context, run_values):
             handlers.append(signal.getsignal(signal.SIGINT))
 
     handlers: list[Any] = []
-    estimator = make_net(model_dir)
+    estimator, _ = nets
     thread = threading.Thread(target=estimator.train, args=(shuffled(), [Looks()], 4))
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(signal.SIGINT)] * 4
-    assert content(model_dir)["step"] == 4
+    assert content(estimator.model_dir)["step"] == 4
 
 
-def test_a_signal_before_the_first_step_is_no_error(model_dir):
+def test_a_signal_before_the_first_step_is_no_error(nets):
     class SignalsAtOnce(est.SessionRunHook):
         def after_create_session(self, session, coord):
             os.kill(os.getpid(), signal.SIGTERM)
 
     at_end = est.LoggingTensorHook(["loss"], at_end=True)
-    make_net(model_dir).train(shuffled(), [SignalsAtOnce(), at_end], steps=3)
-    assert content(model_dir)["step"] == 0
+    estimator = nets[0].train(shuffled(), [SignalsAtOnce(), at_end], steps=3)
+    assert content(estimator.model_dir)["step"] == 0
 
 
 # Another library's model.
@@ -312,14 +329,15 @@ def test_a_flax_model_trains_evaluates_predicts_and_resumes(tmp_path):
     mean = "flax/batch_stats/BatchNorm_0/mean"
     assert np.abs(estimator.get_variable_value(mean) - start[mean]).min() > 0
     assert len(list(estimator.predict(shuffled(1), "logits"))) == 43
-    break_at(27, est.Estimator(flax_model_fn, broken, config), shuffled(), max_steps=35)
-    again = est.Estimator(flax_model_fn, broken, config).train(shuffled(), max_steps=35)
+    again = est.Estimator(flax_model_fn, broken, config)
+    break_at(27, again, shuffled(), max_steps=35)
+    again.train(shuffled(), max_steps=35)
     assert_same(content(broken), content(whole))
     assert again.evaluate(shuffled(1)) == trained
 
 
-def test_an_estimator_tells_what_ended_its_last_train_call(model_dir):
-    estimator = make_net(model_dir)
+def test_an_estimator_tells_what_ended_its_last_train_call(nets):
+    estimator, _ = nets
     estimator.train(shuffled(), hooks=[Signals(3, signal.SIGTERM)], max_steps=9)
     assert estimator.interrupted == "SIGTERM"
     estimator.train(shuffled(), max_steps=9)

@@ -44,21 +44,20 @@ def data(rows):
     return {"x": x, "length": rng.integers(0, 8, rows).astype(np.int32)}, x[:, 0, 0]
 
 
-@pytest.mark.parametrize("rows", [8, 6])
-def test_a_scan_over_time_gives_the_numbers_of_one_device(tmp_path, rows):
+def test_a_scan_over_time_gives_the_numbers_of_one_device(tmp_path):
+    batches = [data(8), data(6)]  # six rows do not divide: they go whole to each device
     made = []
-    for count in (None, 2, 4):
-        devices = None if count is None else est.DataParallel(jax.devices()[:count])
-        path = str(tmp_path / str(count))
+    for devices in (None, est.DataParallel(jax.devices()[:4])):
+        path = str(tmp_path / str(len(made)))
         settings = {"train_distribute": devices, "eval_distribute": devices}
-        estimator = make(recurrent, path, **settings).train(lambda: data(rows), steps=10)
-        answers = list(estimator.predict(lambda: data(rows)[0]))
+        estimator = make(recurrent, path, **settings).train(lambda: batches * 5)
+        answers = estimator.predict(lambda: [features for features, _ in batches])
         states = np.array([answer["state"] for answer in answers])
-        made.append((values_of(estimator), estimator.evaluate(lambda: data(rows)), states))
-    for values, results, states in made[1:]:
-        assert_close(values, made[0][0], 1e-6)
-        assert_close(results, made[0][1], 1e-6)
-        np.testing.assert_allclose(states, made[0][2], rtol=1e-5, atol=1e-6)
+        made.append((values_of(estimator), estimator.evaluate(lambda: batches), states))
+    (wanted_values, wanted_results, wanted_states), (values, results, states) = made
+    assert_close(values, wanted_values, 1e-6)
+    assert_close(results, wanted_results, 1e-6)
+    np.testing.assert_allclose(states, wanted_states, rtol=1e-5, atol=1e-6)
 
 
 def test_no_number_crosses_between_devices_inside_the_scan():

@@ -1,5 +1,6 @@
 """Wrong use gives one clear error, spoils no checkpoint, and leaves training able to go on."""
 
+import shutil
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,18 @@ def trained(good) -> Iterator[str]:
     assert content(good.model_dir)["step"] == before
     good.train(shuffled(), steps=1)
     assert content(good.model_dir)["step"] == before + 1
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    return make_net(str(tmp_path_factory.mktemp("untrained") / "model"))
+
+
+@pytest.fixture
+def untrained(compiled) -> est.Estimator:
+    """An Estimator of `net` as if it were new: without model_dir, but what it compiled is kept."""
+    shutil.rmtree(compiled.model_dir, ignore_errors=True)
+    return compiled
 
 
 # What a model_fn may do wrong.
@@ -118,12 +131,13 @@ def test_predictions_that_are_a_spec_are_refused(trained):
         estimator_of(without_loss, trained).train(shuffled(), steps=1)
 
 
-def test_an_initializer_that_looks_at_the_batch_is_refused(model_dir):
+def test_an_initializer_that_looks_at_the_batch_is_refused(untrained):
+    model_dir = untrained.model_dir
     message = r"The initializer of scale float32\[4\] uses a value of the batch.*Scaffold\(init_fn"
     with pytest.raises(ValueError, match=message):
         estimator_of(with_an_initializer_of_the_batch, model_dir).train(shuffled(), steps=2)
-    assert steps_of(make_net(model_dir)) == []
-    make_net(model_dir).train(shuffled(), steps=1)
+    assert steps_of(untrained) == []
+    untrained.train(shuffled(), steps=1)
 
 
 def test_a_variable_that_only_evaluation_asks_for_is_refused(trained):
@@ -246,38 +260,36 @@ def with_bad_batch(number: int, bad: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("x", "message", "prefetch"),
+    ("x", "message"),
     [
-        (np.ones((8, 5), np.float32), r'\(5, 10\).*\(4, 10\)|features\["x"\]', 0),
-        (np.ones((8, 4, 2), np.float32), r'\(2, 10\).*\(4, 10\)|features\["x"\]', 2),
-        (np.array([["a"] * 4] * 8), r'features\["x"\] holds strings', 2),
+        (np.ones((8, 5), np.float32), r'\(5, 10\).*\(4, 10\)|features\["x"\]'),
+        (np.ones((8, 4, 2), np.float32), r'\(2, 10\).*\(4, 10\)|features\["x"\]'),
+        (np.array([["a"] * 4] * 8), r'features\["x"\] holds strings'),
     ],
     ids=["wider", "of another rank", "strings"],
 )
-def test_a_feature_of_another_shape_at_step_50_is_named(model_dir, x, message, prefetch):
-    estimator = make_net(model_dir, save_checkpoints_steps=20, prefetch=prefetch)
-    input_fn = with_bad_batch(50, ({"x": x}, np.zeros(8, np.int32)))
+def test_a_feature_of_another_shape_at_step_11_is_named(untrained, x, message):
+    input_fn = with_bad_batch(11, ({"x": x}, np.zeros(8, np.int32)))
     with pytest.raises((TypeError, ValueError), match=message):
-        estimator.train(input_fn)
-    assert steps_of(estimator) == [0, 20, 40]
-    make_net(model_dir).train(shuffled(), max_steps=41)
-    assert content(model_dir)["step"] == 41
+        untrained.train(input_fn)
+    assert steps_of(untrained) == [0, 3, 6, 9]
+    untrained.train(shuffled(), max_steps=10)
+    assert content(untrained.model_dir)["step"] == 10
 
 
-def test_labels_of_another_length_than_the_features_are_refused(model_dir):
+def test_labels_of_another_length_than_the_features_are_refused(untrained):
     features, labels = ordered(1)[0]
     message = (
         r'labels has length 7, the features \[8\]: the batch has features\["x"\] float32\[8, 4\]'
     )
-    estimator = make_net(model_dir)
     with pytest.raises(ValueError, match=message):
-        estimator.train(lambda: (features, labels[:7]), steps=2)
+        untrained.train(lambda: (features, labels[:7]), steps=2)
     with pytest.raises(ValueError, match=message):
-        estimator.train(with_bad_batch(5, (features, labels[:7])))
-    assert steps_of(estimator) == [0, 3]
+        untrained.train(with_bad_batch(5, (features, labels[:7])))
+    assert steps_of(untrained) == [0, 3]
     with pytest.raises(ValueError, match=message):
-        estimator.evaluate(with_bad_batch(2, (features, labels[:7])))
-    estimator.train(shuffled(), max_steps=4)
+        untrained.evaluate(with_bad_batch(2, (features, labels[:7])))
+    untrained.train(shuffled(), max_steps=4)
 
 
 @pytest.mark.parametrize(
@@ -290,12 +302,11 @@ def test_labels_of_another_length_than_the_features_are_refused(model_dir):
     ],
     ids=["without the feature", "an array", "of three", "none"],
 )
-def test_a_batch_of_another_make_is_refused_at_its_step(model_dir, bad, message):
-    estimator = make_net(model_dir)
+def test_a_batch_of_another_make_is_refused_at_its_step(untrained, bad, message):
     with pytest.raises((TypeError, ValueError, KeyError, IndexError), match=message):
-        estimator.train(with_bad_batch(5, bad))
-    assert steps_of(estimator) == [0, 3]
-    estimator.train(shuffled(), max_steps=4)
+        untrained.train(with_bad_batch(5, bad))
+    assert steps_of(untrained) == [0, 3]
+    untrained.train(shuffled(), max_steps=4)
 
 
 def with_ids(features, labels, mode):
@@ -306,20 +317,19 @@ def with_ids(features, labels, mode):
     return spec._replace(loss=spec.loss + 0.0 * jnp.mean(features["id"]))
 
 
-@pytest.mark.parametrize("too_big", [2**31, -(2**40)])
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_an_id_that_does_not_fit_is_refused_by_name_if_it_is_used(model_dir, too_big, prefetch):
+@pytest.mark.parametrize(("too_big", "prefetch"), [(2**31, 0), (-(2**40), 2)])
+def test_an_id_that_does_not_fit_is_refused_by_name_if_it_is_used(untrained, too_big, prefetch):
     def input_fn():
         for i, (features, labels) in enumerate(ordered(8)):
             ids = np.arange(8, dtype=np.int64)
             ids[3] = too_big if i == 4 else 3
             yield {**features, "id": ids}, labels
 
-    estimator = estimator_of(with_ids, model_dir, prefetch=prefetch)
+    estimator = estimator_of(with_ids, untrained.model_dir, prefetch=prefetch)
     with pytest.raises(OverflowError, match=rf'features\["id"\] holds {too_big}, which does not'):
         estimator.train(input_fn)
     assert steps_of(estimator) == [0, 3]
-    unused = estimator_of(net, model_dir, prefetch=prefetch).train(input_fn)
+    unused = untrained.train(input_fn)
     assert steps_of(unused)[-1] == 11
 
 
@@ -339,8 +349,7 @@ class BlockEnds(est.SessionRunHook):
         return None
 
 
-@pytest.mark.parametrize("block", [1, 4])
-@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize(("prefetch", "block"), [(0, 4), (2, 1), (2, 4)])
 def test_an_input_that_raises_surfaces_where_it_raised(model_dir, prefetch, block):
     def opens_the_file(i):
         raise LookupError(f"no file {i}")
@@ -384,7 +393,8 @@ def test_an_empty_input_is_an_error_except_in_predict(trained):
 
 
 @pytest.mark.parametrize("where", ["hook", "listener"])
-def test_an_error_in_a_hook_or_a_listener_leaves_the_last_checkpoint(trained, where):
+@pytest.mark.usefixtures("trained")
+def test_an_error_in_a_hook_or_a_listener_leaves_the_last_checkpoint(good, where):
     class Hook(est.SessionRunHook):
         def after_run(self, run_context, run_values):
             raise LookupError("mine")
@@ -393,11 +403,10 @@ def test_an_error_in_a_hook_or_a_listener_leaves_the_last_checkpoint(trained, wh
         def before_save(self, session, global_step_value):
             raise LookupError("mine")
 
-    estimator = make_net(trained)
     given = {"hooks": [Hook()]} if where == "hook" else {"saving_listeners": [Listener()]}
     with pytest.raises(LookupError, match=r"^'?mine'?$"):
-        estimator.train(shuffled(), steps=2, **given)
-    assert jax.tree.leaves(estimator.evaluate(shuffled(1)))
+        good.train(shuffled(), steps=2, **given)
+    assert jax.tree.leaves(good.evaluate(shuffled(1)))
 
 
 def test_a_variable_of_another_dtype_than_in_the_checkpoint_is_named(model_dir):
