@@ -109,7 +109,8 @@ class NanTensorHook(SessionRunHook):
         """Looks at the loss."""
         session = run_context.session
         if self._timer.should_trigger_for_step(session.batches):
-            self._timer.update_last_triggered_step(session.batches)
+            # The first step, then multiples: whatever saves at multiples, blocks stay whole.
+            self._timer.update_last_triggered_step(session.batches if session.batches > 1 else 0)
             if self._is_bad(session, run_values.results):
                 run_context.request_stop()
 
@@ -120,7 +121,9 @@ class NanTensorHook(SessionRunHook):
 
     def next_step(self, global_step: int) -> int | None:
         """Returns the step of the next look."""
-        return step_of_batch(self._first, self._timer.next_step(global_step - self._first))
+        batch = global_step - self._first
+        due = self._timer.next_step(batch)
+        return step_of_batch(self._first, None if due is None else max(due, batch + 1))
 
     def _is_bad(self, session: Session, value: Any) -> bool:
         step = session.bad_step() if self._name == "loss" else None
