@@ -150,7 +150,6 @@ def spied(hook, name, log):
 
 def test_the_table_holds_every_hook_of_the_package():
     public = {name for name in est.__all__ if name.endswith("Hook")}
-    # One needs an Estimator in training: test_in_memory_evaluator.py.
     assert HOOKS.keys() == public - {"SessionRunHook", "InMemoryEvaluatorHook"}
 
 
@@ -160,8 +159,8 @@ def test_the_table_holds_every_hook_of_the_package():
 def acting_steps(kind, every, last):
     """Returns the steps that a hook of some cadence acts at, in a run from step 0."""
     saves, looks = [*range(0, last, every), last], [1, *range(every, last + 1, every)]
-    others = [*range(1, last + 1, every)]
-    return {"CheckpointSaverHook": saves, "NanTensorHook": looks}.get(kind, others)
+    known = {"CheckpointSaverHook": saves, "NanTensorHook": looks}
+    return known.get(kind, [*range(1, last + 1, every)])
 
 
 @pytest.mark.parametrize("every", [3, 5])
