@@ -51,7 +51,8 @@ def check_no_overrides(cls: type, base: type) -> None:
     Raises:
         ValueError: if it overrides one of the base's.
     """
-    fixed = {name for name in vars(base) if not name.startswith("__")}
+    members = {name for one in base.__mro__ if one is not object for name in vars(one)}
+    fixed = {name for name in members if not name.startswith("__")}
     overridden = sorted(fixed & vars(cls).keys())
     if overridden:
         raise ValueError(

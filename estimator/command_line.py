@@ -79,16 +79,18 @@ def _shown(directory: str) -> list[str]:
 
 
 def _shown_export(loaded: LoadedModel) -> list[str]:
-    lines = [f"export {loaded.path}", f"global_step {loaded.global_step}", "", "inputs"]
-    for entry in loaded.inputs:
-        if entry.dtype is not None:
-            kind = f"{entry.dtype} {[size or 'any' for size in entry.shape or ()]}"
-        else:
-            kind = "as its columns take it" if entry.needed else "not used"
-        lines.append(f"  {entry.name}: {kind}")
-    lines += ["", "signatures"]
+    lines = [f"export {loaded.path}", f"global_step {loaded.global_step}", "", "signatures"]
     for name in loaded.signatures:
         lines.append(f"  {name} ({loaded.method(name)}): {', '.join(loaded.outputs(name))}")
+    shown: dict[str, str] = {}
+    for name in loaded.signatures:
+        for entry in loaded.inputs(name):
+            if entry.dtype is not None:
+                kind = f"{entry.dtype} {[size or 'any' for size in entry.shape or ()]}"
+            else:
+                kind = "as its columns take it" if entry.needed else "not used"
+            shown[f"  {entry.name} ({entry.part}): {kind}"] = name
+    lines += ["", "inputs", *shown]
     return [*lines, "", *_shown_variables(loaded.variables)]
 
 

@@ -30,7 +30,7 @@ from estimator.batches import Batch
 from estimator.binding import Binding
 from estimator.evaluate_call import EvaluateCall
 from estimator.events import EventWriters
-from estimator.export_call import BATCH_SIZES, ExportCall, example_features, write_aside
+from estimator.export_methods import ExportMethods
 from estimator.feed import Feed
 from estimator.history import History
 from estimator.live import Live, LiveVariables
@@ -50,7 +50,7 @@ from estimator.warm_start import WarmStart, check_warm_start
 _LOG = logging.getLogger(__name__)
 
 
-class Estimator:
+class Estimator(ExportMethods):
     """Trains, evaluates and asks a model that a model_fn describes.
 
     Args:
@@ -249,49 +249,6 @@ class Estimator:
                 yield from call.answers(feed, live_of)
 
         return answers()
-
-    def export_saved_model(
-        self,
-        export_dir_base: str | os.PathLike[str],
-        serving_input_receiver_fn: Callable[[], Any] | None = None,
-        assets_extra: Mapping[str, str] | None = None,
-        as_text: bool = False,
-        checkpoint_path: str | os.PathLike[str] | None = None,
-        experimental_mode: str = ModeKeys.PREDICT,
-        batch_sizes: Sequence[int] = BATCH_SIZES,
-    ) -> bytes:
-        """Writes the model for other processes, which ask it without the code that made it.
-
-        Args:
-            export_dir_base: the directory that gets a new one, named by the time in seconds.
-            serving_input_receiver_fn: describes the inputs, see `estimator.export`; None: those of
-                the last batch seen, a few rows of which are kept in the export as an example.
-            assets_extra: files to copy into `assets.extra`: their paths by the path they get.
-            as_text: whether to write StableHLO as text, too.
-            checkpoint_path: the checkpoint to export; None: the newest.
-            experimental_mode: the mode to export, PREDICT.
-            batch_sizes: what to export for where the size of a batch cannot be left open.
-
-        Returns:
-            The path, which `estimator.export.load` reads.
-
-        Raises:
-            ValueError, TypeError: if the model is not trained, or cannot be exported.
-        """
-        path = checked_checkpoint("export_saved_model", checkpoint_path)
-        if experimental_mode != ModeKeys.PREDICT:
-            raise ValueError(
-                "export_saved_model: only ModeKeys.PREDICT can be exported, got "
-                f"{experimental_mode!r}."
-            )
-        self._wait_for_saves()
-        features, is_real = example_features(serving_input_receiver_fn, self._seen)
-        binding = self._model.bindings(ModeKeys.PREDICT).discover(Batch(features))
-        live = self._variables.for_reading(binding, self._read_placement(None), path)
-        if live.checkpoint is None and self._warm_start_from is None:
-            raise ValueError(f"Couldn't find trained model at {self.model_dir}. Call train first.")
-        call = ExportCall(binding, live, features, is_real, tuple(batch_sizes), as_text)
-        return write_aside(export_dir_base, call.write, assets_extra).encode()
 
     def get_variable_names(self) -> list[str]:
         """Returns the names of all variables in the newest checkpoint, and `global_step`.

@@ -14,12 +14,15 @@ from estimator.export_outputs import (
     PredictOutput,
     RegressionOutput,
 )
-from estimator.loaded_model import Input, LoadedModel, load
+from estimator.loaded_mode import Input
+from estimator.loaded_model import LoadedModel, load
 from estimator.receivers import (
     ServingInputReceiver,
+    SupervisedInputReceiver,
     TensorServingInputReceiver,
     TensorSpec,
     build_raw_serving_input_receiver_fn,
+    build_raw_supervised_input_receiver_fn,
 )
 
 __all__ = [
@@ -31,8 +34,10 @@ __all__ = [
     "PredictOutput",
     "RegressionOutput",
     "ServingInputReceiver",
+    "SupervisedInputReceiver",
     "TensorServingInputReceiver",
     "TensorSpec",
     "build_raw_serving_input_receiver_fn",
+    "build_raw_supervised_input_receiver_fn",
     "load",
 ]

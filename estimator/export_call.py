@@ -1,6 +1,6 @@
 """One export: a model_fn's answers, traced with sizes left open, and written to a directory.
 
-    ExportCall(binding, live, features, recorded).write(directory)
+    write_export(directory, [ExportedMode(binding, live, batch, real=True)])
 
 The model is traced with symbols in place of sizes that differ from request to request: the batch,
 lengths, counts. One that computes with them in Python cannot be; it is exported for a few sizes of
@@ -22,10 +22,11 @@ import numpy as np
 from estimator import export_files, steps
 from estimator.batches import ArrayLeaf, Batch
 from estimator.binding import Binding
-from estimator.export_outputs import as_export_output, named_answers, signatures
+from estimator.export_outputs import as_export_output, named_answers, spec_signatures
 from estimator.host_features import HostOutput
 from estimator.live import Live
-from estimator.receivers import ServingInputReceiver
+from estimator.mode_keys import ModeKeys
+from estimator.receivers import ServingInputReceiver, SupervisedInputReceiver
 from estimator.recipes import recipes_in, self_contained, to_json
 
 _LOG = logging.getLogger(__name__)
@@ -36,14 +37,43 @@ _EXAMPLE_ROWS = 3
 _TRIES = 10
 
 
+def write_export(directory: str, modes: Sequence["ExportedMode"]) -> None:
+    """Writes an export of one or several modes into a directory that is there and empty.
+
+    Raises:
+        ValueError, TypeError: if the model cannot be exported, and why.
+    """
+    live = modes[0].live
+    names = {name for mode in modes for name in mode.binding.recipes.variables}
+    data = export_files.weights_to_bytes({n: np.asarray(live.values[n]) for n in sorted(names)})
+    files = {export_files.WEIGHTS: export_files.write_file(directory, export_files.WEIGHTS, data)}
+    described = {mode.binding.mode: mode.write(directory, files) for mode in modes}
+    examples = [example for mode in modes for example in mode.examples()]
+    if examples:
+        text = json.dumps(examples).encode()
+        files[export_files.EXAMPLES] = export_files.write_file(
+            directory, export_files.EXAMPLES, text
+        )
+    export_files.write_manifest(
+        directory,
+        {
+            "jax": jax.__version__,
+            "global_step": live.step,
+            "modes": described,
+            "modules": sorted({module for mode in modes for module in mode.modules()}),
+            "files": files,
+        },
+    )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class ExportCall:
-    """Everything one export needs.
+class ExportedMode:
+    """Everything that the export of one mode needs.
 
     Attributes:
-        binding: what the model_fn asks for in PREDICT.
+        binding: what the model_fn asks for in that mode.
         live: the variables.
-        features: the features of a batch.
+        batch: a batch to trace with.
         real: whether the batch was seen, or is made up; a real one becomes an example.
         batch_sizes: sizes to export for where no size can be left open.
         as_text: whether to write readable StableHLO, too.
@@ -51,48 +81,59 @@ class ExportCall:
 
     binding: Binding
     live: Live
-    features: Any
+    batch: Batch
     real: bool
     batch_sizes: Sequence[int] = BATCH_SIZES
     as_text: bool = False
 
-    def write(self, directory: str) -> None:
-        """Writes an export into a directory that is there and empty.
-
-        Raises:
-            ValueError, TypeError: if the model cannot be exported, and why.
-        """
+    def write(self, directory: str, files: dict[str, Any]) -> dict[str, Any]:
+        """Writes the functions of a mode, notes them in `files`, and describes the mode."""
         binding = self.binding
-        outputs = signatures(binding.spec.export_outputs, binding.spec.predictions)
-        names = list(binding.recipes.variables)
-        values = {name: np.asarray(self.live.values[name]) for name in names}
-        data = export_files.weights_to_bytes(values)
-        files = {
-            export_files.WEIGHTS: export_files.write_file(directory, export_files.WEIGHTS, data)
-        }
-        described = {
-            signature: self._signature(directory, signature, output, files)
-            for signature, output in outputs.items()
-        }
-        inputs = self._inputs()
-        if self.real:
-            files |= self._examples(directory, list(outputs))
-        export_files.write_manifest(
-            directory,
-            {
-                "jax": jax.__version__,
-                "global_step": self.live.step,
-                "variables": names,
-                "inputs": inputs,
-                "used": list(binding.used),
-                "host": [self._written(recipe) for recipe in binding.host],
-                "checks": [[i, self._written(check)] for i, check in binding.checks],
-                "modules": self._modules_of_recipes(outputs.values()),
-                "length_buckets": binding.model_fn.length_buckets,
-                "signatures": described,
-                "files": files,
+        return {
+            "variables": list(binding.recipes.variables),
+            "inputs": self._inputs(),
+            "used": list(binding.used),
+            "host": [self._written(recipe) for recipe in binding.host],
+            "checks": [[i, self._written(check)] for i, check in binding.checks],
+            "length_buckets": binding.model_fn.length_buckets,
+            "signatures": {
+                signature: self._signature(directory, signature, output, files)
+                for signature, output in self._outputs.items()
             },
-        )
+        }
+
+    def examples(self) -> list[Any]:
+        """Returns a request with its answers as JSON has it; none, if JSON cannot hold it."""
+        if not self.real:
+            return []
+        names = list(self._outputs)
+        step = steps.export_step(self.binding, self.live.step, self.live.seed, names)
+        values = [self.live.values[name] for name in self.binding.recipes.variables]
+        given = jax.device_get(step(values, self.binding.prepare(self.batch)))
+        example = {
+            "features": _plain(self.batch.features),
+            "labels": _plain(self.batch.labels),
+            "answers": dict(zip(names, given, strict=True)),
+        }
+        try:
+            return [to_json(example)]
+        except TypeError:
+            return []
+
+    def modules(self) -> list[str]:
+        """Returns the modules that define the recipes, for the process that loads them."""
+        recipes: list[Any] = [*self.binding.host, *(check for _, check in self.binding.checks)]
+        for output in self._outputs.values():
+            for _, answer in named_answers(output):
+                if isinstance(answer, HostOutput):
+                    recipes.append(answer.recipe)
+        parts = [part for recipe in recipes for part in recipes_in(self_contained(recipe))]
+        return [type(part).__module__ for part in parts]
+
+    @property
+    def _outputs(self) -> dict[str, Any]:
+        """The export outputs by signature, of shapes in place of arrays."""
+        return spec_signatures(self.binding.spec, value_of=lambda metric: 0.0)
 
     def _signature(
         self, directory: str, signature: str, output: Any, files: dict[str, Any]
@@ -141,6 +182,11 @@ class ExportCall:
                 return [exported(base, None, shapes)]
             except Exception as error:
                 failure = failure or error
+        if self.binding.mode != ModeKeys.PREDICT:
+            raise ValueError(  # rows that fill up would count in the loss
+                f"The mode {self.binding.mode!r} cannot be exported: the model_fn computes in "
+                f"Python with sizes that differ from request to request ({failure})."
+            ) from failure
         _LOG.warning(
             "The signature %r is exported for batches of %s rows, and requests are filled up: the "
             "model_fn computes in Python with sizes that differ from request to request (%s: %s).",
@@ -168,7 +214,7 @@ class ExportCall:
 
         First every length has a symbol of its own; then those that were equal share one.
         """
-        batch = Batch(self.features)
+        batch = self.batch
         made = [batch.host(r, self.binding.model_fn.length_buckets) for r in self.binding.host]
         count = max(batch.lengths, default=1)
         for shared in (False, True):
@@ -200,13 +246,13 @@ class ExportCall:
 
     def _inputs(self) -> list[dict[str, Any]]:
         """Describes the leaves of a request: those that are used, or that host recipes read."""
-        batch = Batch(self.features)
+        batch = self.batch
         count = max(batch.lengths, default=1)
-        needed = self._read_by_recipes(batch)
+        needed = self._read_by_recipes()
         described = []
         pairs = zip(batch.raw_paths, batch.leaves, self.binding.kinds, strict=True)
         for i, (path, leaf, kind) in enumerate(pairs):
-            entry: dict[str, Any] = {"path": list(path[1:])}
+            entry: dict[str, Any] = {"part": path[0], "path": list(path[1:])}
             entry["needed"] = i in self.binding.used or path in needed
             if isinstance(kind, ArrayLeaf) and i in self.binding.used:
                 sizes = [
@@ -216,28 +262,18 @@ class ExportCall:
             described.append(entry)
         return described
 
-    def _read_by_recipes(self, batch: Batch) -> set[Any]:
+    def _read_by_recipes(self) -> set[Any]:
         """Returns the paths of the leaves that host recipes look at."""
-        if not isinstance(self.features, Mapping):
-            return set(batch.raw_paths) if self.binding.host else set()
-        seen = _Watched(self.features)
+        features, labels = _watched(self.batch.features), _watched(self.batch.labels)
         for recipe in self.binding.host:
-            recipe(seen, None)
-        return {path for path in batch.raw_paths if path[1] in seen.read}
-
-    def _examples(self, directory: str, names: Sequence[str]) -> dict[str, Any]:
-        """Writes a few requests with their answers, if JSON can hold them."""
-        inputs = self.binding.prepare(Batch(self.features))
-        step = steps.export_step(self.binding, self.live.step, self.live.seed, names)
-        values = [self.live.values[name] for name in self.binding.recipes.variables]
-        given = jax.device_get(step(values, inputs))
-        answers = dict(zip(names, given, strict=True))
-        try:
-            text = json.dumps([to_json({"features": _plain(self.features), "answers": answers})])
-        except TypeError:
-            return {}
-        name = export_files.EXAMPLES
-        return {name: export_files.write_file(directory, name, text.encode())}
+            recipe(features, labels)
+        read = set()
+        for path in self.batch.raw_paths:
+            part = features if path[0] == "features" else labels
+            # What is no dict tells nothing: any recipe may have read it.
+            if path[1] in part.read if isinstance(part, _Watched) else bool(self.binding.host):
+                read.add(path)
+        return read
 
     def _written(self, recipe: Any) -> Any:
         try:
@@ -249,16 +285,6 @@ class ExportCall:
                 "device, unless its column is crossed or its feature is no plain array; or write a "
                 "HostRecipe of your own."
             ) from error
-
-    def _modules_of_recipes(self, outputs: Any) -> list[str]:
-        """Returns the modules that define the recipes, for the process that loads them."""
-        recipes: list[Any] = [*self.binding.host, *(check for _, check in self.binding.checks)]
-        for output in outputs:
-            for _, answer in named_answers(output):
-                if isinstance(answer, HostOutput):
-                    recipes.append(answer.recipe)
-        parts = [part for recipe in recipes for part in recipes_in(self_contained(recipe))]
-        return sorted({type(part).__module__ for part in parts})
 
 
 class _Watched(dict[Any, Any]):
@@ -285,8 +311,12 @@ class _Watched(dict[Any, Any]):
         return super().values()
 
 
-def example_features(receiver_fn: Any, seen: Batch | None) -> tuple[Any, bool]:
-    """Returns the features of a batch to trace with, and whether it is a real one.
+def _watched(part: Any) -> Any:
+    return _Watched(part) if isinstance(part, Mapping) else part
+
+
+def example_batch(receiver_fn: Any, seen: Batch | None, mode: str) -> tuple[Batch, bool]:
+    """Returns a batch to trace a mode with, and whether it is a real one.
 
     Raises:
         TypeError: if the function gives no receiver.
@@ -300,14 +330,22 @@ def example_features(receiver_fn: Any, seen: Batch | None) -> tuple[Any, bool]:
                 "serving_input_receiver_fn such as "
                 "estimator.export.build_raw_serving_input_receiver_fn(...)."
             )
-        return first_rows(seen.features, _EXAMPLE_ROWS), True
+        labels = None if mode == ModeKeys.PREDICT else seen.labels
+        rows = first_rows(seen.features, _EXAMPLE_ROWS)
+        if rows is seen.features:
+            return Batch(rows, labels), True
+        return Batch(rows, None if labels is None else first_rows(labels, _EXAMPLE_ROWS)), True
     receiver = receiver_fn() if callable(receiver_fn) else receiver_fn
-    if not isinstance(receiver, ServingInputReceiver):
+    wanted = ServingInputReceiver if mode == ModeKeys.PREDICT else SupervisedInputReceiver
+    if not isinstance(receiver, wanted):
         raise TypeError(
-            "export_saved_model: serving_input_receiver_fn must return a ServingInputReceiver, got "
+            f"An input receiver function for {mode!r} must return a {wanted.__name__}, got "
             f"{receiver!r}."
         )
-    return receiver.example(), False
+    features, labels = receiver.example(), None
+    if isinstance(receiver, SupervisedInputReceiver):
+        labels = receiver.example_labels()
+    return Batch(features, labels), False
 
 
 def write_aside(

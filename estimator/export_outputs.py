@@ -9,10 +9,12 @@ A plain dict of answers stands for a PredictOutput.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
+
+from estimator.mode_keys import ModeKeys
 
 DEFAULT = "serving_default"
 
@@ -114,7 +116,36 @@ def named_answers(output: Any) -> list[tuple[str, Any]]:
     return sorted(named.items())
 
 
-def signatures(export_outputs: Mapping[str, Any] | None, predictions: Any) -> dict[str, Any]:
+def spec_signatures(
+    spec: Any, value_of: Callable[[Any], Any] = lambda metric: metric.compute()
+) -> dict[str, ExportOutput]:
+    """Returns what the signatures of a mode answer.
+
+    In PREDICT they are those of the spec; else there is one, of the name of the mode, which answers
+    `loss`, `metrics/<name>/value` and `predictions/<name>`.
+
+    Args:
+        spec: what the model_fn returned.
+        value_of: gives the value of a metric.
+    """
+    if spec.mode == ModeKeys.PREDICT:
+        return signatures(spec.export_outputs, spec.predictions)
+    answers = {"loss": spec.loss}
+    if spec.mode == ModeKeys.EVAL:
+        for name, metric in (spec.eval_metric_ops or {}).items():
+            answers[f"metrics/{name}/value"] = value_of(metric)
+    if isinstance(spec.predictions, Mapping):
+        for key, answer in PredictOutput(spec.predictions).answers().items():
+            name = "/".join(map(str, key)) if isinstance(key, tuple) else str(key)
+            answers[f"predictions/{name}"] = answer
+    elif spec.predictions is not None:
+        answers["predictions"] = spec.predictions
+    return {spec.mode: PredictOutput(answers)}
+
+
+def signatures(
+    export_outputs: Mapping[str, Any] | None, predictions: Any
+) -> dict[str, ExportOutput]:
     """Returns the export outputs of a spec by signature; `serving_default` is among them.
 
     >>> list(signatures({"centers": 1}, None))

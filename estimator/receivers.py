@@ -75,6 +75,27 @@ class TensorServingInputReceiver(ServingInputReceiver):
         return _example(self.features)
 
 
+@dataclasses.dataclass(frozen=True)
+class SupervisedInputReceiver(ServingInputReceiver):
+    """What an exported model is trained or evaluated with.
+
+    Attributes:
+        labels: `TensorSpec`s, or example arrays, by name; or one alone.
+    """
+
+    labels: Any = None
+
+    def example(self) -> Any:
+        """Returns features of a batch that is made up."""
+        return super().example() if isinstance(self.features, Mapping) else _example(self.features)
+
+    def example_labels(self) -> Any:
+        """Returns the labels of that batch."""
+        if isinstance(self.labels, Mapping):
+            return {name: _example(spec) for name, spec in self.labels.items()}
+        return _example(self.labels)
+
+
 def build_raw_serving_input_receiver_fn(
     features: Mapping[str, Any], default_batch_size: int | None = None
 ) -> Callable[[], ServingInputReceiver]:
@@ -92,21 +113,59 @@ def build_raw_serving_input_receiver_fn(
         TypeError: if a feature is neither.
     """
 
-    def spec_of(name: str, given: Any) -> TensorSpec:
-        if isinstance(given, TensorSpec):
-            shape, dtype = given.shape, given.dtype
-        else:
-            array = np.asarray(given)
-            shape, dtype = array.shape, array.dtype
-        if not shape:
-            raise TypeError(
-                f"build_raw_serving_input_receiver_fn: feature {name!r} must be a TensorSpec or an "
-                f"array with one row for each example, got {given!r}."
-            )
-        return TensorSpec((default_batch_size, *shape[1:]), dtype)
-
-    specs = {name: spec_of(name, given) for name, given in features.items()}
+    specs = {
+        name: _spec_of("build_raw_serving_input_receiver_fn", name, given, default_batch_size)
+        for name, given in features.items()
+    }
     return lambda: ServingInputReceiver(specs, specs)
+
+
+def build_raw_supervised_input_receiver_fn(
+    features: Any, labels: Any, default_batch_size: int | None = None
+) -> Callable[[], SupervisedInputReceiver]:
+    """Returns a receiver function for features and labels as they are, to export TRAIN or EVAL.
+
+    >>> receive = build_raw_supervised_input_receiver_fn({"x": np.zeros((1, 4))}, np.zeros(1))
+    >>> receive().labels
+    TensorSpec(shape=(None,), dtype=dtype('float64'), name=None)
+
+    Args:
+        features: `TensorSpec`s, or example arrays whose first dimension is the batch, by name; or
+            one alone.
+        labels: likewise.
+        default_batch_size: the number of rows of each request; None: any.
+
+    Raises:
+        TypeError: if one is neither.
+        ValueError: if features and labels share a name.
+    """
+    where = "build_raw_supervised_input_receiver_fn"
+
+    def specs_of(part: str, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            return {n: _spec_of(where, n, one, default_batch_size) for n, one in given.items()}
+        return _spec_of(where, part, given, default_batch_size)
+
+    if isinstance(features, Mapping) and isinstance(labels, Mapping):
+        both = sorted(features.keys() & labels.keys())
+        if both:
+            raise ValueError(f"{where}: {both} are names of features and of labels.")
+    made = specs_of("features", features), specs_of("labels", labels)
+    return lambda: SupervisedInputReceiver(made[0], made, labels=made[1])
+
+
+def _spec_of(where: str, name: str, given: Any, batch_size: int | None) -> TensorSpec:
+    if isinstance(given, TensorSpec):
+        shape, dtype = given.shape, given.dtype
+    else:
+        array = np.asarray(given)
+        shape, dtype = array.shape, array.dtype
+    if not shape:
+        raise TypeError(
+            f"{where}: {name!r} must be a TensorSpec, or an array with one row for each example, "
+            f"got {given!r}."
+        )
+    return TensorSpec((batch_size, *shape[1:]), dtype)
 
 
 def _example(spec: Any) -> Any:

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from estimator.binding import Binding, apply_train_op
 from estimator.context import Frame, fold_name, run
-from estimator.export_outputs import signatures, sorted_answers
+from estimator.export_outputs import sorted_answers, spec_signatures
 from estimator.train_state import TrainState
 
 Outputs = dict[str, Any]
@@ -131,7 +131,7 @@ def export_step(binding: Binding, step: int, seed: int, names_of: Sequence[str])
     def answers(values: list[Any], inputs: list[Any]) -> list[Any]:
         counters = (np.int32(step), np.uint32(seed), np.int32(0))
         spec, _ = _call(binding, None, dict(zip(names, values, strict=True)), counters, inputs)
-        outputs = signatures(spec.export_outputs, spec.predictions)
+        outputs = spec_signatures(spec)
         return [jax.tree.leaves(sorted_answers(outputs[name])) for name in names_of]
 
     return jax.jit(answers)

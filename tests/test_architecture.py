@@ -82,6 +82,8 @@ FLOORS = [
     "receivers",
     "export_files",
     "export_call",
+    "export_methods",
+    "loaded_mode",
     "loaded_model",
     "export",
     "command_line",

@@ -28,9 +28,9 @@ def test_show_lists_what_an_export_holds(built, capsys):
     shown = capsys.readouterr().out
     for line in (
         "global_step 1",
-        "  x: float32 ['any', 2]",
-        "  count: int32 ['any']",
-        "  ignored: not used",
+        "  x (features): float32 ['any', 2]",
+        "  count (features): int32 ['any']",
+        "  ignored (features): not used",
         "  classify (classify): scores",
         "  serving_default (predict): name, net, sum",
         "variables (12 numbers, 48 bytes)",

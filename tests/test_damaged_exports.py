@@ -97,7 +97,7 @@ def test_a_damaged_export_is_refused_or_answers_as_before(whole, tmp_path, count
 )
 def test_a_manifest_that_lies_is_refused(whole, tmp_path, change):
     features, path = whole
-    directory = rewritten(path, tmp_path / "export", change)
+    directory = rewritten(path, tmp_path / "export", lambda m: change(m["modes"]["infer"]))
     with pytest.raises(ValueError, match=r"is not as an export was written|No recipe is regis"):
         est.export.load(directory)(features)
 
@@ -119,7 +119,7 @@ def test_an_export_that_asks_for_a_file_is_refused(tmp_path):
     estimator.train(lambda: ({"job": ["clerk"]}, [1]), steps=1)
 
     def change(manifest):
-        (held,) = manifest["host"]
+        (held,) = manifest["modes"]["infer"]["host"]
         assert held["column"]["recipe"] == "VocabularyListColumn"
         held["column"] = est.to_json(asks)
 

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from exporting import (
     BUILDERS,
+    MOODS,
     MOVED,
     PEOPLE,
+    TEXTS,
     assert_same_answers,
     build_custom,
+    build_rnn,
     custom,
     custom_features,
     rows_of,
@@ -133,6 +136,7 @@ def test_requests_may_be_rows(exports):
     [
         (lambda f: f | {"x": f["x"][:, :1]}, r"x must be float32 of shape \['any', 2\], got"),
         (lambda f: f | {"x": f["x"][:3]}, "same number of rows"),
+        (lambda f: None, "needs features"),
         (lambda f: f | {"x": [["a", "b"]] * 6}, "x must be float32"),
         (lambda f: f | {"count": f["count"] + 0.5}, "count must be int32"),
         (lambda f: {"x": f["x"]}, r"\['count'\] are missing"),
@@ -245,8 +249,49 @@ def test_an_earlier_checkpoint_and_assets_can_be_exported(tmp_path):
     assert "stablehlo" in (Path(path) / "serving_default.mlir").read_text()
     with pytest.raises(ValueError, match="does not lie in assets"):
         estimator.export_saved_model(tmp_path, assets_extra={"../x": tmp_path / "note.txt"})
-    with pytest.raises(ValueError, match=r"only ModeKeys\.PREDICT"):
-        estimator.export_saved_model(tmp_path, experimental_mode=est.ModeKeys.EVAL)
+
+
+def test_all_modes_go_into_one_export_with_one_set_of_variables(tmp_path):
+    estimator = build_rnn(str(tmp_path / "model"))[0]
+    results = estimator.evaluate(lambda: (TEXTS, MOODS))
+    path = estimator.experimental_export_all_saved_models(
+        tmp_path, dict.fromkeys([est.ModeKeys.PREDICT, est.ModeKeys.EVAL, est.ModeKeys.TRAIN])
+    )
+    loaded = est.export.load(path)
+    assert {"serving_default", "predict", "train", "eval"} <= {*loaded.signatures}
+    assert loaded.check() == 3
+    answers = loaded(TEXTS, "eval", labels=MOODS)
+    for name, value in results.items():
+        if name not in ("loss", "global_step"):
+            np.testing.assert_allclose(answers[f"metrics/{name}/value"], value, rtol=1e-5)
+    np.testing.assert_allclose(answers["loss"], results["loss"], rtol=1e-6)
+    assert answers["predictions/classes"].shape == (6, 1)
+    assert [*loaded(TEXTS, "train", labels=MOODS)] == ["loss"]
+    with pytest.raises(ValueError, match="needs labels"):
+        loaded(TEXTS, "eval")
+    with pytest.raises(ValueError, match="takes no labels"):
+        loaded(TEXTS, "predict", labels=MOODS)
+
+
+def test_a_mode_may_be_exported_by_shapes_alone(tmp_path):
+    quiet(str(tmp_path / "model")).train(endless, steps=1)
+    fresh = quiet(str(tmp_path / "model"))
+    receive = est.export.build_raw_supervised_input_receiver_fn(
+        {"x": est.export.TensorSpec((None, 2))}, np.zeros(1, np.float32)
+    )
+    path = fresh.export_saved_model(tmp_path, receive, experimental_mode=est.ModeKeys.EVAL)
+    ((features, labels),) = batches(1, rows=7)
+    answers = est.export.load(path)(features, "eval", labels=labels)
+    results = fresh.evaluate(lambda: [(features, labels)])
+    np.testing.assert_allclose(answers["loss"], results["loss"], rtol=1e-6)
+    np.testing.assert_allclose(answers["metrics/error/value"], results["error"], rtol=1e-6)
+    serving = est.export.build_raw_serving_input_receiver_fn({"x": np.zeros((1, 2))})
+    with pytest.raises(TypeError, match="must return a SupervisedInputReceiver"):
+        fresh.export_saved_model(tmp_path, serving, experimental_mode=est.ModeKeys.EVAL)
+    for wrong in ({}, {"evaluate": None}):
+        with pytest.raises(ValueError, match="No valid modes for exporting found"):
+            fresh.experimental_export_all_saved_models(tmp_path, wrong)
+    assert est.export.load(fresh.export_savedmodel(tmp_path, serving)).signatures
 
 
 def test_several_outputs_need_a_default_and_one_is_it():

@@ -1,0 +1,192 @@
+"""Loaded modes: requests to an export become the arrays that its functions take.
+
+    mode = LoadedMode(manifest["modes"]["infer"])
+    arrays = mode.prepared(mode.batch(features))
+
+What is wrong with a request is said by name; nothing of it runs before.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from estimator.batches import Batch, to_device_dtype
+from estimator.host_features import HostCheck, HostRecipe, OutputRecipe
+from estimator.messages import did_you_mean
+from estimator.recipes import from_json, recipes_in
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """An input of a model.
+
+    Attributes:
+        part: "features" or "labels".
+        path: the keys that lead to it among these; empty: it is all of them.
+        dtype: what is computed with; None: the host makes ids of it.
+        shape: its dimensions, None for those of any size; None: in any form that its column takes.
+        needed: whether the model looks at it.
+    """
+
+    part: str
+    path: tuple[str, ...]
+    dtype: str | None
+    shape: tuple[int | None, ...] | None
+    needed: bool
+
+    @property
+    def name(self) -> str:
+        """How it is called in messages."""
+        return "/".join(self.path) or self.part
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Where it lies in a batch."""
+        return (self.part, *self.path)
+
+
+class LoadedMode:
+    """One mode of an export.
+
+    Args:
+        entry: what the manifest says of it.
+
+    Attributes:
+        inputs: what goes in.
+        outputs: by signature: name, recipe and number of arrays of each answer.
+        variables: the names of the weights, in the order its functions take them.
+
+    Raises:
+        LookupError, TypeError, ValueError: if the manifest cannot be true.
+    """
+
+    def __init__(self, entry: Mapping[str, Any]) -> None:
+        self.inputs = [_input(given) for given in entry["inputs"]]
+        self.variables = [str(name) for name in entry["variables"]]
+        if not all(0 <= int(i) < len(self.inputs) for i in entry["used"]):
+            raise ValueError(f"it uses the inputs {entry['used']} of {len(self.inputs)}")
+        self._used = [int(i) for i in entry["used"]]
+        self._host = [_recipe(data, HostRecipe) for data in entry["host"]]
+        self._checks = [(int(i), _recipe(data, HostCheck)) for i, data in entry["checks"]]
+        self._length_buckets = entry["length_buckets"]
+        self.outputs = {
+            name: [_output(given) for given in signature["outputs"]]
+            for name, signature in entry["signatures"].items()
+        }
+
+    def batch(self, features: Any, labels: Any = None) -> Batch:
+        """Returns a batch that holds each leaf at its place.
+
+        Args:
+            features: as an input_fn gives them; or a list of rows, each a dict.
+            labels: likewise; None where the mode takes none.
+
+        Raises:
+            ValueError: if one is missing, or there is one too many.
+        """
+        if isinstance(features, list) and features and isinstance(features[0], Mapping):
+            keys = {str(key) for row in features for key in row}
+            features = {key: [row.get(key) for row in features] for key in keys}
+        self._check_keys("features", features)
+        self._check_keys("labels", labels)
+        return Batch(features, labels)
+
+    def _check_keys(self, part: str, given: Any) -> None:
+        """Checks that a request holds the leaves that are needed, and no others."""
+        entries = [entry for entry in self.inputs if entry.part == part]
+        if not entries:
+            if given is not None:
+                raise ValueError(f"The signature takes no {part}.")
+            return
+        if given is None and any(entry.needed for entry in entries):
+            raise ValueError(f"The signature needs {part}: {[entry.name for entry in entries]}.")
+        if given is None or [entry.path for entry in entries] == [()]:
+            return
+        if not isinstance(given, Mapping):
+            raise ValueError(
+                f"{part} must be a dict by name, or a list of such rows, got a "
+                f"{type(given).__name__}. The model takes {[entry.name for entry in entries]}."
+            )
+        known = sorted({entry.path[0] for entry in entries})
+        one = part.removesuffix("s")
+        for key in given:
+            if key not in known:
+                raise ValueError(
+                    f"The model takes no {one} {key!r}.{did_you_mean(str(key), known)} It takes "
+                    f"{known}."
+                )
+        missing = [e.name for e in entries if e.needed and e.path[0] not in given]
+        if missing:
+            raise ValueError(f"The {part} {missing} are missing; there are {sorted(given)}.")
+
+    def prepared(self, batch: Batch) -> list[Any]:
+        """Returns the arrays that the compiled functions take."""
+        place = {path: i for i, path in enumerate(batch.raw_paths)}
+        if not batch.lengths or min(batch.lengths) == 0:
+            raise ValueError("The request is empty: give at least one row.")
+        if len(batch.lengths) > 1:
+            raise ValueError(
+                f"All features of a request must have the same number of rows: {batch.describe()}."
+            )
+        for i, check in self._checks:
+            if self.inputs[i].place in place:
+                batch.check(place[self.inputs[i].place], check)
+        arrays = [self._array(self.inputs[i], batch, place) for i in self._used]
+        buckets = self._length_buckets
+        return [*arrays, *(batch.host(recipe, buckets) for recipe in self._host)]
+
+    def _array(self, wanted: Input, batch: Batch, place: Mapping[Any, int]) -> Any:
+        if wanted.place not in place:
+            raise ValueError(f"{wanted.name} is missing.")
+        given = batch.leaves[place[wanted.place]]
+        array = np.asarray(given)
+        dtype = np.dtype(jax.numpy.dtype(wanted.dtype))
+        described = f"{wanted.dtype} of shape {[n or 'any' for n in wanted.shape or ()]}"
+        kinds = {"f": "fiub", "V": "fiub", "c": "cfiub", "i": "iub", "u": "iub", "b": "b"}
+        if array.dtype.kind not in kinds[dtype.kind] and array.dtype != dtype:
+            raise ValueError(f"{wanted.name} must be {described}, got {_shown(given)}.")
+        shape = wanted.shape or ()
+        fits = array.ndim == len(shape) and all(
+            size in (None, actual) for size, actual in zip(shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(f"{wanted.name} must be {described}, got shape {list(array.shape)}.")
+        narrow = to_device_dtype(array, wanted.name)
+        made = narrow.astype(dtype)
+        if dtype.kind in "iu" and not np.array_equal(made, array):
+            raise ValueError(f"{wanted.name} must be {dtype}, which does not hold {_shown(given)}.")
+        return made
+
+
+def _input(entry: Mapping[str, Any]) -> Input:
+    shape = entry.get("shape")
+    return Input(
+        part=str(entry["part"]),
+        path=tuple(entry["path"]),
+        dtype=entry.get("dtype"),
+        shape=None if shape is None else tuple(shape),
+        needed=bool(entry["needed"]),
+    )
+
+
+def _output(entry: Mapping[str, Any]) -> tuple[str, OutputRecipe | None, int]:
+    """Returns name, recipe, and how many arrays it takes, of an answer."""
+    recipe = entry["recipe"]
+    made = None if recipe is None else _recipe(recipe, OutputRecipe)
+    return str(entry["name"]), made, int(entry["arrays"])
+
+
+def _recipe(data: Any, kind: type) -> Any:
+    """Returns a recipe of that kind; a TypeError if it is another thing, or would read files."""
+    made = from_json(data)
+    if not isinstance(made, kind) or any(part.reads_files for part in recipes_in(made)):
+        raise TypeError(f"{type(made).__name__} is no {kind.__name__} that an export may hold")
+    return made
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
