@@ -17,13 +17,16 @@ from estimator.export_outputs import (
 from estimator.loaded_mode import Input
 from estimator.loaded_model import LoadedModel, load
 from estimator.receivers import (
+    ParsingInputReceiver,
     ServingInputReceiver,
     SupervisedInputReceiver,
     TensorServingInputReceiver,
     TensorSpec,
+    build_parsing_serving_input_receiver_fn,
     build_raw_serving_input_receiver_fn,
     build_raw_supervised_input_receiver_fn,
 )
+from estimator.tf_example import parse_examples
 
 __all__ = [
     "ClassificationOutput",
@@ -31,13 +34,16 @@ __all__ = [
     "ExportOutput",
     "Input",
     "LoadedModel",
+    "ParsingInputReceiver",
     "PredictOutput",
     "RegressionOutput",
     "ServingInputReceiver",
     "SupervisedInputReceiver",
     "TensorServingInputReceiver",
     "TensorSpec",
+    "build_parsing_serving_input_receiver_fn",
     "build_raw_serving_input_receiver_fn",
     "build_raw_supervised_input_receiver_fn",
     "load",
+    "parse_examples",
 ]

@@ -26,7 +26,11 @@ from estimator.export_outputs import as_export_output, named_answers, spec_signa
 from estimator.host_features import HostOutput
 from estimator.live import Live
 from estimator.mode_keys import ModeKeys
-from estimator.receivers import ServingInputReceiver, SupervisedInputReceiver
+from estimator.receivers import (
+    ParsingInputReceiver,
+    ServingInputReceiver,
+    SupervisedInputReceiver,
+)
 from estimator.recipes import recipes_in, self_contained, to_json
 
 _LOG = logging.getLogger(__name__)
@@ -77,6 +81,7 @@ class ExportedMode:
         real: whether the batch was seen, or is made up; a real one becomes an example.
         batch_sizes: sizes to export for where no size can be left open.
         as_text: whether to write readable StableHLO, too.
+        parse: by name how features are read from records; None: they come as they are.
     """
 
     binding: Binding
@@ -85,6 +90,7 @@ class ExportedMode:
     real: bool
     batch_sizes: Sequence[int] = BATCH_SIZES
     as_text: bool = False
+    parse: Mapping[str, Any] | None = None
 
     def write(self, directory: str, files: dict[str, Any]) -> dict[str, Any]:
         """Writes the functions of a mode, notes them in `files`, and describes the mode."""
@@ -96,6 +102,7 @@ class ExportedMode:
             "host": [self._written(recipe) for recipe in binding.host],
             "checks": [[i, self._written(check)] for i, check in binding.checks],
             "length_buckets": binding.model_fn.length_buckets,
+            "parse": self.parse,
             "signatures": {
                 signature: self._signature(directory, signature, output, files)
                 for signature, output in self._outputs.items()
@@ -315,8 +322,8 @@ def _watched(part: Any) -> Any:
     return _Watched(part) if isinstance(part, Mapping) else part
 
 
-def example_batch(receiver_fn: Any, seen: Batch | None, mode: str) -> tuple[Batch, bool]:
-    """Returns a batch to trace a mode with, and whether it is a real one.
+def example_batch(receiver_fn: Any, seen: Batch | None, mode: str) -> tuple[Batch, bool, Any]:
+    """Returns a batch to trace a mode with, whether it is a real one, and how records are read.
 
     Raises:
         TypeError: if the function gives no receiver.
@@ -333,8 +340,9 @@ def example_batch(receiver_fn: Any, seen: Batch | None, mode: str) -> tuple[Batc
         labels = None if mode == ModeKeys.PREDICT else seen.labels
         rows = first_rows(seen.features, _EXAMPLE_ROWS)
         if rows is seen.features:
-            return Batch(rows, labels), True
-        return Batch(rows, None if labels is None else first_rows(labels, _EXAMPLE_ROWS)), True
+            return Batch(rows, labels), True, None
+        labels = None if labels is None else first_rows(labels, _EXAMPLE_ROWS)
+        return Batch(rows, labels), True, None
     receiver = receiver_fn() if callable(receiver_fn) else receiver_fn
     wanted = ServingInputReceiver if mode == ModeKeys.PREDICT else SupervisedInputReceiver
     if not isinstance(receiver, wanted):
@@ -345,7 +353,21 @@ def example_batch(receiver_fn: Any, seen: Batch | None, mode: str) -> tuple[Batc
     features, labels = receiver.example(), None
     if isinstance(receiver, SupervisedInputReceiver):
         labels = receiver.example_labels()
-    return Batch(features, labels), False
+    parse = None
+    if isinstance(receiver, ParsingInputReceiver):
+        parse = {name: _parse_entry(kind) for name, kind in receiver.features.items()}
+    return Batch(features, labels), False, parse
+
+
+def _parse_entry(kind: Any) -> dict[str, Any]:
+    """Returns how a feature is read from records as JSON has it."""
+    dtype, shape = np.dtype(kind.dtype), getattr(kind, "shape", None)
+    default = getattr(kind, "default_value", None)
+    return {
+        "dtype": "str" if dtype.kind in "USO" else dtype.name,
+        "shape": None if shape is None else list(shape),
+        "default": None if default is None else np.asarray(default).tolist(),
+    }
 
 
 def write_aside(

@@ -152,7 +152,7 @@ class ExportMethods:
         for mode in _MODES:
             if mode not in receivers:
                 continue
-            batch, is_real = example_batch(receivers[mode], self._seen, mode)
+            batch, is_real, parse = example_batch(receivers[mode], self._seen, mode)
             binding = self._model.bindings(mode).discover(batch)
             live = self._variables.for_reading(binding, self._read_placement(None), path)
             if live.checkpoint is None and self._warm_start_from is None:
@@ -160,7 +160,7 @@ class ExportMethods:
                     f"Couldn't find trained model at {self.model_dir}. Call train first."
                 )
             sizes = tuple(batch_sizes)
-            modes.append(ExportedMode(binding, live, batch, is_real, sizes, as_text))
+            modes.append(ExportedMode(binding, live, batch, is_real, sizes, as_text, parse))
 
         def write(directory: str) -> None:
             write_export(directory, modes)

@@ -17,6 +17,10 @@ from estimator.batches import Batch, to_device_dtype
 from estimator.host_features import HostCheck, HostRecipe, OutputRecipe
 from estimator.messages import did_you_mean
 from estimator.recipes import from_json, recipes_in
+from estimator.tf_example import parse_examples
+
+# The name of the input that takes serialised tf.train.Examples.
+RECORDS = "examples"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,22 @@ class Input:
         return (self.part, *self.path)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Parsed:
+    """How a feature is read from records; a shape of None: any number of values."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...] | None
+    default_value: Any
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> "_Parsed":
+        shape = entry["shape"]
+        return cls(
+            np.dtype(entry["dtype"]), None if shape is None else tuple(shape), entry["default"]
+        )
+
+
 class LoadedMode:
     """One mode of an export.
 
@@ -72,6 +92,8 @@ class LoadedMode:
         self._host = [_recipe(data, HostRecipe) for data in entry["host"]]
         self._checks = [(int(i), _recipe(data, HostCheck)) for i, data in entry["checks"]]
         self._length_buckets = entry["length_buckets"]
+        parse = entry["parse"]
+        self._parse = None if parse is None else {n: _Parsed.of(e) for n, e in parse.items()}
         self.outputs = {
             name: [_output(given) for given in signature["outputs"]]
             for name, signature in entry["signatures"].items()
@@ -90,6 +112,8 @@ class LoadedMode:
         if isinstance(features, list) and features and isinstance(features[0], Mapping):
             keys = {str(key) for row in features for key in row}
             features = {key: [row.get(key) for row in features] for key in keys}
+        if self._parse is not None and isinstance(features, Mapping) and [*features] == [RECORDS]:
+            features = parse_examples(features[RECORDS], self._parse)
         self._check_keys("features", features)
         self._check_keys("labels", labels)
         return Batch(features, labels)

@@ -96,6 +96,42 @@ class SupervisedInputReceiver(ServingInputReceiver):
         return _example(self.labels)
 
 
+@dataclasses.dataclass(frozen=True)
+class ParsingInputReceiver(ServingInputReceiver):
+    """What an exported model is asked with: serialised `tf.train.Example`s, as `examples`.
+
+    `features` holds by name how they are read, see `estimator.tf_example`.
+    """
+
+    def example(self) -> Any:
+        """Returns features of a batch that is made up."""
+        made = {}
+        for name, kind in self.features.items():
+            shape = getattr(kind, "shape", None)
+            spec = TensorSpec((None, None) if shape is None else (None, *shape), kind.dtype)
+            example = spec.example()
+            made[name] = np.asarray(example).tolist() if shape is None else example
+        return made
+
+
+def build_parsing_serving_input_receiver_fn(
+    feature_spec: Mapping[str, Any], default_batch_size: int | None = None
+) -> Callable[[], ParsingInputReceiver]:
+    """Returns a receiver function for requests of serialised `tf.train.Example`s.
+
+    >>> from feature_columns import VarLenFeature
+    >>> receive = build_parsing_serving_input_receiver_fn({"city": VarLenFeature(np.dtype(str))})
+    >>> list(receive().example())
+    ['city']
+
+    Args:
+        feature_spec: by name how a feature is read, as `make_parse_example_spec` gives it.
+        default_batch_size: the number of records of each request; None: any.
+    """
+    del default_batch_size
+    return lambda: ParsingInputReceiver(dict(feature_spec))
+
+
 def build_raw_serving_input_receiver_fn(
     features: Mapping[str, Any], default_batch_size: int | None = None
 ) -> Callable[[], ServingInputReceiver]:

@@ -80,6 +80,7 @@ FLOORS = [
     "train_loop",
     "train_call",
     "receivers",
+    "tf_example",
     "export_files",
     "export_call",
     "export_methods",
