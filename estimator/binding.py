@@ -204,7 +204,8 @@ def discover(model_fn: ModelFn, mode: str, batch: Batch) -> Binding:
     try:
         recipes, spec = _trace(model_fn, mode, batch, given, looked_at)
     except Exception as error:
-        error.add_note(f"model_fn was traced in mode {mode!r} with {batch.describe()}.")
+        without = ", labels None" if batch.labels is None and mode != ModeKeys.PREDICT else ""
+        error.add_note(f"model_fn was traced in mode {mode!r} with {batch.describe()}{without}.")
         raise
     used = [given[n] for n in sorted(recipes.used)]
     while len(used) < len(given):

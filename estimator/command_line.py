@@ -63,9 +63,14 @@ def rows_of(answers: dict[str, np.ndarray]) -> list[dict[str, Any]] | dict[str, 
 
 def _read_json(path: str) -> Any:
     if path == "-":
-        return json.load(sys.stdin)
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+        text = sys.stdin.read()
+    else:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"the input {path} is no JSON: {error}") from error
 
 
 def _shown(directory: str) -> list[str]:

@@ -26,18 +26,12 @@ from estimator.export_outputs import as_export_output, named_answers, spec_signa
 from estimator.host_features import HostOutput
 from estimator.live import Live
 from estimator.mode_keys import ModeKeys
-from estimator.receivers import (
-    ParsingInputReceiver,
-    ServingInputReceiver,
-    SupervisedInputReceiver,
-)
 from estimator.recipes import recipes_in, self_contained, to_json
 
 _LOG = logging.getLogger(__name__)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 BATCH_SIZES = (1, 8, 64)
-_EXAMPLE_ROWS = 3
 _TRIES = 10
 
 
@@ -322,54 +316,6 @@ def _watched(part: Any) -> Any:
     return _Watched(part) if isinstance(part, Mapping) else part
 
 
-def example_batch(receiver_fn: Any, seen: Batch | None, mode: str) -> tuple[Batch, bool, Any]:
-    """Returns a batch to trace a mode with, whether it is a real one, and how records are read.
-
-    Raises:
-        TypeError: if the function gives no receiver.
-        ValueError: if there is no function, and no batch was seen.
-    """
-    if receiver_fn is None:
-        if seen is None:
-            raise ValueError(
-                "export_saved_model: this Estimator has seen no batch yet that would tell what the "
-                "inputs are. Call train, evaluate or predict before, or give a "
-                "serving_input_receiver_fn such as "
-                "estimator.export.build_raw_serving_input_receiver_fn(...)."
-            )
-        labels = None if mode == ModeKeys.PREDICT else seen.labels
-        rows = first_rows(seen.features, _EXAMPLE_ROWS)
-        if rows is seen.features:
-            return Batch(rows, labels), True, None
-        labels = None if labels is None else first_rows(labels, _EXAMPLE_ROWS)
-        return Batch(rows, labels), True, None
-    receiver = receiver_fn() if callable(receiver_fn) else receiver_fn
-    wanted = ServingInputReceiver if mode == ModeKeys.PREDICT else SupervisedInputReceiver
-    if not isinstance(receiver, wanted):
-        raise TypeError(
-            f"An input receiver function for {mode!r} must return a {wanted.__name__}, got "
-            f"{receiver!r}."
-        )
-    features, labels = receiver.example(), None
-    if isinstance(receiver, SupervisedInputReceiver):
-        labels = receiver.example_labels()
-    parse = None
-    if isinstance(receiver, ParsingInputReceiver):
-        parse = {name: _parse_entry(kind) for name, kind in receiver.features.items()}
-    return Batch(features, labels), False, parse
-
-
-def _parse_entry(kind: Any) -> dict[str, Any]:
-    """Returns how a feature is read from records as JSON has it."""
-    dtype, shape = np.dtype(kind.dtype), getattr(kind, "shape", None)
-    default = getattr(kind, "default_value", None)
-    return {
-        "dtype": "str" if dtype.kind in "USO" else dtype.name,
-        "shape": None if shape is None else list(shape),
-        "default": None if default is None else np.asarray(default).tolist(),
-    }
-
-
 def write_aside(
     base: str | os.PathLike[str],
     write: Callable[[str], None],
@@ -416,20 +362,6 @@ def _copy_assets(directory: str, assets: Mapping[str, str]) -> None:
             raise ValueError(f"assets_extra: {given!r} does not lie in assets.extra.")
         os.makedirs(os.path.dirname(target), exist_ok=True)
         shutil.copyfile(source, target)
-
-
-def first_rows(features: Any, count: int) -> Any:
-    """Returns the first rows of a batch; the batch itself where that is not plain to see.
-
-    >>> first_rows({"x": np.arange(9), "city": ["Rome", "Oslo"]}, 1)
-    {'x': array([0]), 'city': ['Rome']}
-    """
-    leaves = list(features.values()) if isinstance(features, Mapping) else [features]
-    if not all(isinstance(leaf, list | np.ndarray | jax.Array) for leaf in leaves):
-        return features
-    if isinstance(features, Mapping):
-        return {key: leaf[:count] for key, leaf in features.items()}
-    return features[:count]
 
 
 def _plain(features: Any) -> Any:

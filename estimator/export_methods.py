@@ -6,13 +6,8 @@ from typing import Any
 
 from estimator.arguments import checked_checkpoint
 from estimator.batches import Batch
-from estimator.export_call import (
-    BATCH_SIZES,
-    ExportedMode,
-    example_batch,
-    write_aside,
-    write_export,
-)
+from estimator.export_batch import example_batch, in_any_form
+from estimator.export_call import BATCH_SIZES, ExportedMode, write_aside, write_export
 from estimator.live import LiveVariables
 from estimator.mode_keys import ModeKeys
 from estimator.model import Model
@@ -153,7 +148,7 @@ class ExportMethods:
             if mode not in receivers:
                 continue
             batch, is_real, parse = example_batch(receivers[mode], self._seen, mode)
-            binding = self._model.bindings(mode).discover(batch)
+            batch, binding = in_any_form(batch, self._model.bindings(mode).discover)
             live = self._variables.for_reading(binding, self._read_placement(None), path)
             if live.checkpoint is None and self._warm_start_from is None:
                 raise ValueError(

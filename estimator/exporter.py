@@ -71,6 +71,11 @@ class _ModelExporter(Exporter):
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ValueError(f"{type(self).__name__}: name must be a text, got {name!r}.")
+        if serving_input_receiver_fn is not None and not callable(serving_input_receiver_fn):
+            raise TypeError(
+                f"{type(self).__name__}: serving_input_receiver_fn must be a function, got "
+                f"{serving_input_receiver_fn!r}."
+            )
         self._name = name
         self._serving_input_receiver_fn = serving_input_receiver_fn
         self._assets_extra = assets_extra

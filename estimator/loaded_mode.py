@@ -109,7 +109,9 @@ class LoadedMode:
         Raises:
             ValueError: if one is missing, or there is one too many.
         """
-        if isinstance(features, list) and features and isinstance(features[0], Mapping):
+        if isinstance(features, list) and not features:
+            raise ValueError("The request is empty: give at least one row.")
+        if isinstance(features, list) and isinstance(features[0], Mapping):
             keys = {str(key) for row in features for key in row}
             features = {key: [row.get(key) for row in features] for key in keys}
         if self._parse is not None and isinstance(features, Mapping) and [*features] == [RECORDS]:
@@ -149,7 +151,9 @@ class LoadedMode:
     def prepared(self, batch: Batch) -> list[Any]:
         """Returns the arrays that the compiled functions take."""
         place = {path: i for i, path in enumerate(batch.raw_paths)}
-        if not batch.lengths or min(batch.lengths) == 0:
+        if not batch.lengths:
+            raise ValueError("The request has no rows. A single row goes into a list: [{...}].")
+        if min(batch.lengths) == 0:
             raise ValueError("The request is empty: give at least one row.")
         if len(batch.lengths) > 1:
             raise ValueError(
@@ -177,7 +181,10 @@ class LoadedMode:
             size in (None, actual) for size, actual in zip(shape, array.shape, strict=True)
         )
         if not fits:
-            raise ValueError(f"{wanted.name} must be {described}, got shape {list(array.shape)}.")
+            hint = " A single row goes into a list: [{...}]." if array.ndim == 0 else ""
+            raise ValueError(
+                f"{wanted.name} must be {described}, got shape {list(array.shape)}.{hint}"
+            )
         narrow = to_device_dtype(array, wanted.name)
         made = narrow.astype(dtype)
         if dtype.kind in "iu" and not np.array_equal(made, array):

@@ -7,6 +7,7 @@
 It needs jax, numpy and this package; strings, lists and gaps go in as they went into the model.
 """
 
+import glob
 import importlib
 import json
 import os
@@ -55,6 +56,9 @@ class LoadedModel:
                 self._signatures[name] = entry["signatures"][name]
                 self._values[name] = [values[variable] for variable in mode.variables]
         self._calls: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<LoadedModel {self.path}, step {self.global_step}: {self.signatures}>"
 
     @property
     def signatures(self) -> list[str]:
@@ -187,7 +191,9 @@ def load(path: str | os.PathLike[str]) -> LoadedModel:
     path = os.path.abspath(os.fsdecode(path))
     if not os.path.exists(os.path.join(path, export_files.MANIFEST)) and os.path.isdir(path):
         times = [n for n in os.listdir(path) if n.isdecimal() and len(n) == 10]
-        path = os.path.join(path, max(times, default="."))
+        path = os.path.join(path, max(times)) if times else path
+    if not os.path.exists(os.path.join(path, export_files.MANIFEST)):
+        raise DamagedExportError(f"There is no export in {path}.{_near(path)}")
     manifest = export_files.read_manifest(path)
     for name in manifest.get("modules", ()):
         if isinstance(name, str) and name.split(".")[0] in _PACKAGES and name.count(".") <= 1:
@@ -203,6 +209,16 @@ def load(path: str | os.PathLike[str]) -> LoadedModel:
         if isinstance(error, ValueError) and "recipe is registered" in str(error):
             raise
         raise damaged(path, export_files.MANIFEST, reason_of(error)) from error
+
+
+def _near(path: str) -> str:
+    """Returns where there are exports, in words: those of a model directory, or beside a typo."""
+    for root in (path, os.path.join(path, "export"), os.path.dirname(path)):
+        found = glob.glob(os.path.join(glob.escape(root), "*", "*", export_files.MANIFEST))
+        if found:
+            names = sorted({os.path.dirname(os.path.dirname(name)) for name in found})
+            return f" There are some in {names}."
+    return " estimator.export_saved_model writes one."
 
 
 def _lists(features: Any) -> Any:

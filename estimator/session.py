@@ -24,8 +24,9 @@ import jax
 from estimator.messages import did_you_mean
 
 NAN_CURE = (
-    "Lower the learning rate, clip the gradients, or look for a division by zero, a log of zero, "
-    "or an id that an embedding does not have."
+    "Look for NaN or infinity in a feature or a label, a label that is no class, a division by "
+    "zero, a log of zero, an id that an embedding does not have; or lower the learning rate, or "
+    "clip the gradients."
 )
 
 _LOG = logging.getLogger(__name__)

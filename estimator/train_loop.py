@@ -209,7 +209,8 @@ class TrainSession(Session):
         )
         if self._fail_on_nan:
             raise NanLossDuringTrainingError(message)
-        _LOG.error("%s", message)
+        if self._restore is None:
+            _LOG.error("%s", message)
         return False
 
     def _bad_numbers(self) -> str:
@@ -237,24 +238,28 @@ class TrainSession(Session):
         bad = self._bad_numbers() if self._restore is not None else ""
         if not bad or self._restore is None:
             return False
-        last_left_out = self.bad_step() or self.global_step
+        goes_back = self._feed.resumable
+        last_left_out = (self.bad_step() if goes_back else None) or self.global_step
         self.wait_for_saves()
         state, step = self._restore()
         self._rollbacks[step] += 1
         if self._rollbacks[step] > MOST_ROLLBACKS:
             raise NanLossDuringTrainingError(
                 f"Not a finite number: {bad}. The run went back to step {step} {MOST_ROLLBACKS} "
-                f"times, and each time it came to this. {NAN_CURE}"
+                f"times, and each time it came to this: a bad row may come again in each epoch. "
+                f"Save more often, or clean the input. {NAN_CURE}"
             )
         _LOG.warning(
-            "Not a finite number: %s. Going back from step %d to %d (%d of %d times).",
+            "Not a finite number: %s. Going back from step %d to %d, without the %d batches since "
+            "(%d of %d times).",
             bad,
             self.global_step,
             step,
+            last_left_out - step,
             self._rollbacks[step],
             MOST_ROLLBACKS,
         )
-        if self._feed.resumable and step in self._positions:
+        if goes_back and step in self._positions:
             self._feed.go_to(self._positions[step])
             for _ in range(last_left_out - step):
                 self._feed.take()

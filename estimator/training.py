@@ -387,8 +387,8 @@ def _check_metric_names(
         _LOG.warning(
             "An early stopping hook looks at the evaluations %s, but this run makes those of %s. "
             "Give the hook eval_dir=estimator.eval_dir(name).",
-            sorted(map(str, strange)),
-            [spec.name for spec in specs],
+            sorted(name or "without a name" for name in strange),
+            [spec.name or "without a name" for spec in specs],
         )
 
 

@@ -82,6 +82,7 @@ FLOORS = [
     "receivers",
     "tf_example",
     "export_files",
+    "export_batch",
     "export_call",
     "export_methods",
     "loaded_mode",

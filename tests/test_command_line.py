@@ -77,16 +77,21 @@ def test_answers_that_are_no_rows_are_given_by_name(built, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["show", "/no/such/directory"], "neither a checkpoint nor"),
-        (["predict", "/no/such/directory"], "export.json"),
+        (["predict", "/no/such/directory"], "There is no export in"),
         (["predict", "{built}/export", "--input", "/no/such/file"], "No such file"),
-        (["predict", "{built}/export", "--input", "{empty}"], "Expecting value"),
+        (["predict", "{built}/export", "--input", "{empty}"], "is no JSON"),
+        (["predict", "{built}/export", "--input", "{none}"], "at least one row"),
+        (["predict", "{built}/export", "--input", "{one}"], "goes into a list"),
         (["predict", "{built}/export", "--input", "{rows}"], "takes no feature 'y'"),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(built, tmp_path, capsys, arguments, message):
     (tmp_path / "empty").write_text("")
     (tmp_path / "rows").write_text('[{"y": 1}]')
-    names = {"built": built, "empty": tmp_path / "empty", "rows": tmp_path / "rows"}
+    (tmp_path / "none").write_text("[]")
+    (tmp_path / "one").write_text('{"x": 1.0, "count": 1}')
+    names = {name: tmp_path / name for name in ("empty", "rows", "none", "one")}
+    names["built"] = built
     assert main([word.format(**names) for word in arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")

@@ -129,8 +129,12 @@ def test_an_export_that_asks_for_a_file_is_refused(tmp_path):
         est.export.load(directory)
 
 
-def test_a_directory_that_is_no_export_is_refused(tmp_path):
-    with pytest.raises(est.export.DamagedExportError, match=r"export\.json"):
-        est.export.load(tmp_path)
-    with pytest.raises(est.export.DamagedExportError, match=r"export\.json"):
-        est.export.load(tmp_path / "none")
+def test_where_there_is_no_export_those_that_are_near_are_named(whole, tmp_path):
+    _, path = whole
+    shutil.copytree(path, tmp_path / "model" / "export" / "best" / "1700000000")
+    for wrong in (tmp_path / "model", tmp_path / "model" / "export" / "bst"):
+        with pytest.raises(est.export.DamagedExportError, match=r"some in .*/export/best"):
+            est.export.load(wrong)
+    with pytest.raises(est.export.DamagedExportError, match="There is no export in"):
+        est.export.load(tmp_path / "none" / "none")
+    assert "serving_default" in repr(est.export.load(tmp_path / "model" / "export" / "best"))

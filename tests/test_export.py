@@ -117,6 +117,21 @@ def test_signatures_have_the_answers_and_methods_that_the_spec_names(exports):
         loaded(features, "clasify")
 
 
+def test_a_request_may_hold_gaps_and_floats_that_no_batch_held(tmp_path):
+    age = fc.numeric_column("age", default_value=40.0, normalizer_fn=lambda x: x / 10)
+    columns = [age, fc.numeric_column("size", shape=2)]
+    estimator = canned.DNNRegressor([2], columns, tmp_path / "model")
+    seen = {"age": np.array([30, 41]), "size": np.ones((2, 2), np.int64)}
+    estimator.train(lambda: (seen, [1.0, 2.0]), steps=1)
+    loaded = est.export.load(estimator.export_saved_model(tmp_path))
+    asked = {"age": [30.5, None], "size": [[1, 2.5], [0, 1]]}
+    (wanted,) = estimator.predict(lambda: asked, yield_single_examples=False)
+    assert_same_answers(loaded(asked, "predict"), wanted)
+    assert [entry.dtype for entry in loaded.inputs()] == [None, None]
+    with pytest.raises(ValueError, match=r"size.* has a missing value, None or NaN"):
+        loaded({"age": [1], "size": [[None, 1]]})
+
+
 def test_the_centers_of_kmeans_are_a_signature(exports):
     estimator, points, path = exports("kmeans")
     loaded = est.export.load(path)

@@ -190,6 +190,11 @@ def test_exporters_say_no_to_what_cannot_be(build, message):
         build()
 
 
+def test_a_receiver_that_is_no_function_is_refused_at_once():
+    with pytest.raises(TypeError, match="serving_input_receiver_fn must be a function"):
+        est.BestExporter("x", {"a": 1})
+
+
 def test_a_format_of_ones_own_is_one_method(server):
     class Weights(est.BestExporter):
         def write(self, estimator, export_path, checkpoint_path):

@@ -83,7 +83,7 @@ def test_a_run_goes_back_at_its_end_too_and_says_so(model_dir, caplog):
     estimator, seen = train(model_dir, repositioned([9]), save_checkpoints_steps=7)
     assert seen == [1, 2, 3, 4, 5, 6, 7, 10]
     assert steps_of(estimator) == [0, 7, 8]
-    assert "Going back from step 10 to 7 (1 of 5 times)" in caplog.text
+    assert "Going back from step 10 to 7, without the 2 batches since (1 of 5 times)" in caplog.text
     assert "the loss at step 9" in caplog.text
 
 
