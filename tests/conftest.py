@@ -6,9 +6,11 @@ What you have set yourself is kept: `JAX_PLATFORMS=cuda pytest` runs on your GPU
 
 import gc
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +60,22 @@ gc.set_threshold(*GC_THRESHOLDS)
 def model_dir(tmp_path: Path) -> str:
     """A directory for one model, not made yet."""
     return str(tmp_path / "model")
+
+
+@pytest.fixture(scope="session")
+def compiled_nets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """Two Estimators of one model_dir, as two processes would have them."""
+    from train_process import make_net
+
+    model_dir = str(tmp_path_factory.mktemp("nets") / "model")
+    return make_net(model_dir), make_net(model_dir)
+
+
+@pytest.fixture
+def nets(compiled_nets: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The two without their model_dir: as if they were new, but what they compiled is kept."""
+    shutil.rmtree(compiled_nets[0].model_dir, ignore_errors=True)
+    return compiled_nets
 
 
 @pytest.fixture

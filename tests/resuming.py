@@ -1,7 +1,13 @@
 """What tests of resuming share: how a run breaks, and what it would hold had it not."""
 
 import functools
+import json
+import os
+import subprocess
+import sys
 import tempfile
+import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,3 +55,41 @@ def undisturbed(max_steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as model_dir:
         make_net(model_dir).train(shuffled(), max_steps=max_steps)
         return content(model_dir)
+
+
+class Nursery:
+    """Starts children that train, and kills them."""
+
+    def __init__(self) -> None:
+        tests = Path(__file__).parent
+        path = os.pathsep.join([str(tests), str(tests.parent)])
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(tests / "train_process.py")],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._in, self._out = self._process.stdin, self._process.stdout
+
+    def train(self, kill: tuple[int, float, int] | None = None, **call: Any) -> tuple[int, int]:
+        """Makes a child train, and returns its exit code and how many steps it was seen to make.
+
+        `kill` holds a number of steps after which, a number of seconds later, a signal is sent.
+        """
+        self._in.write(json.dumps(call).encode() + b"\n")
+        child = int(self._out.readline())
+        dots = 0
+        while self._out.read(1) == b".":
+            dots += 1
+            if kill is not None and dots == kill[0]:
+                threading.Event().wait(kill[1])
+                os.kill(child, kill[2])
+        return int(self._out.readline()), dots
+
+    def close(self) -> None:
+        self._in.close()
+        self._out.close()
+        self._process.wait()

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from resuming import assert_same
-from test_resume import Nursery
+from resuming import Nursery, assert_same
 from train_process import content
 
 from estimator.history import History

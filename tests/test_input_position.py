@@ -13,21 +13,6 @@ from train_process import content, make_net, net, shuffled
 
 import estimator as est
 
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Two Estimators of one model_dir, as two processes would have them."""
-    model_dir = str(tmp_path_factory.mktemp("nets") / "model")
-    return make_net(model_dir), make_net(model_dir)
-
-
-@pytest.fixture
-def nets(compiled):
-    """The two without their model_dir: as if they were new, but what they compiled is kept."""
-    shutil.rmtree(compiled[0].model_dir, ignore_errors=True)
-    return compiled
-
-
 # Sources of the package.
 
 

@@ -1,15 +1,11 @@
 """A run that was killed, interrupted or broken goes on as if nothing had happened."""
 
-import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,66 +13,13 @@ import numpy as np
 import optax
 import pytest
 from models import Notes, steps_of
-from resuming import assert_same, break_at, undisturbed
+from resuming import Nursery, assert_same, break_at, undisturbed
 from train_process import content, make_net, shuffled
 
 import estimator as est
 from estimator import checkpoint
 
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Two Estimators of one model_dir, as two processes would have them."""
-    model_dir = str(tmp_path_factory.mktemp("nets") / "model")
-    return make_net(model_dir), make_net(model_dir)
-
-
-@pytest.fixture
-def nets(compiled):
-    """The two without their model_dir: as if they were new, but what they compiled is kept."""
-    shutil.rmtree(compiled[0].model_dir, ignore_errors=True)
-    return compiled
-
-
 # Killed processes.
-
-
-class Nursery:
-    """Starts children that train, and kills them."""
-
-    def __init__(self) -> None:
-        tests = Path(__file__).parent
-        path = os.pathsep.join([str(tests), str(tests.parent)])
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(tests / "train_process.py")],
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._in, self._out = self._process.stdin, self._process.stdout
-
-    def train(self, kill: tuple[int, float, int] | None = None, **call: Any) -> tuple[int, int]:
-        """Makes a child train, and returns its exit code and how many steps it was seen to make.
-
-        `kill` holds a number of steps after which, a number of seconds later, a signal is sent.
-        """
-        self._in.write(json.dumps(call).encode() + b"\n")
-        child = int(self._out.readline())
-        dots = 0
-        while self._out.read(1) == b".":
-            dots += 1
-            if kill is not None and dots == kill[0]:
-                threading.Event().wait(kill[1])
-                os.kill(child, kill[2])
-        return int(self._out.readline()), dots
-
-    def close(self) -> None:
-        self._in.close()
-        self._out.close()
-        self._process.wait()
 
 
 @pytest.fixture(scope="module")
