@@ -99,8 +99,8 @@ def one_each(labels: Any, kind: LabelKind) -> jax.Array:
         return est.host_feature(LabelIds(_path(labels, kind), kind))
     if not isinstance(labels, jax.Array | np.ndarray):
         raise ValueError(
-            f"{kind.where}: labels are no array of numbers. Names of classes need "
-            "label_vocabulary=[all names], or make numbers of them in input_fn."
+            f"{kind.where}: labels are no array of numbers. Make numbers of them in input_fn; to a "
+            "classifier names of classes may be given with label_vocabulary=[all names]."
         )
     if kind.is_bounded:
         est.host_check(labels, LabelCheck(kind))

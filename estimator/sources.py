@@ -254,7 +254,8 @@ def call_input_fn(
     if not callable(input_fn):
         raise TypeError(
             f"input_fn is of type {type(input_fn).__name__}, which cannot be called: wants a "
-            f"function that returns {_WANTED}. Pass `lambda: data` for data you have already."
+            f"function that returns {_WANTED}. Pass `lambda: data` for data you have already, and "
+            "a function itself, without () behind it."
         )
     offered = {"mode": mode, "params": params, "config": config, "input_context": input_context}
     parameters = _parameters(input_fn)
