@@ -339,12 +339,7 @@ SPARSE = est.SparseTensor([[0, 0], [1, 0]], ["cat", "dog"], (2, 2))
     ("head", "labels", "features", "message"),
     [
         (BinaryClassHead(), None, {}, "there are no labels"),
-        (
-            BinaryClassHead(),
-            ["yes", "no"],
-            {},
-            "names of classes may be given with label_vocabulary",
-        ),
+        (BinaryClassHead(), ["yes", "no"], {}, "given with label_vocabulary"),
         (BinaryClassHead(), [0, 2], {}, "must lie between 0 and 1, got 2"),
         (BinaryClassHead(), [0.0, np.nan], {}, "must lie between 0 and 1, got nan"),
         (BinaryClassHead(), np.zeros((2, 2)), {}, r"labels must have the shape \(2, 1\).*\(2, 2\)"),
