@@ -55,7 +55,9 @@ class ClassHead(ExampleHead):
 
     def export_outputs(self, predictions: Any) -> dict[str, Any]:
         """Returns the answers of an exported model by signature."""
-        scores = {"scores": predictions["probabilities"], "classes": predictions["all_classes"]}
+        scores = est.export.ClassificationOutput(
+            scores=predictions["probabilities"], classes=predictions["all_classes"]
+        )
         return {
             "serving_default": scores,
             "classification": scores,
@@ -154,7 +156,7 @@ class BinaryClassHead(ClassHead):
     def export_outputs(self, predictions: Any) -> dict[str, Any]:
         """Returns the answers of an exported model by signature."""
         made = super().export_outputs(predictions)
-        return made | {"regression": {"outputs": predictions["logistic"]}}
+        return made | {"regression": est.export.RegressionOutput(predictions["logistic"])}
 
 
 class MultiClassHead(ClassHead):

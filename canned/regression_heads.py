@@ -98,7 +98,7 @@ class RegressionHead(ExampleHead):
 
     def export_outputs(self, predictions: Any) -> dict[str, Any]:
         """Returns the answers of an exported model by signature."""
-        value = {"outputs": predictions["predictions"]}
+        value = est.export.RegressionOutput(predictions["predictions"])
         return {"serving_default": value, "regression": value, "predict": dict(predictions)}
 
     def _values(self, logits: jax.Array) -> jax.Array:

@@ -139,8 +139,15 @@ def test_the_centers_of_kmeans_are_a_signature(exports):
     np.testing.assert_array_equal(centers, estimator.cluster_centers())
 
 
-def test_requests_may_be_rows(exports):
+def test_requests_may_be_rows_and_signatures_have_methods(exports):
     loaded = est.export.load(exports("linear")[2])
+    methods = {name: loaded.method(name) for name in loaded.signatures}
+    assert methods == {
+        "classification": "classify",
+        "predict": "predict",
+        "regression": "regress",
+        "serving_default": "classify",
+    }
     rows = [{"city": "Rome", "job": ["nurse"], "age": 30}, {"age": 41, "job": [], "city": "Oslo"}]
     columns = {"city": ["Rome", "Oslo"], "job": [["nurse"], []], "age": [30, 41]}
     assert_same_answers(loaded(rows), loaded(columns))

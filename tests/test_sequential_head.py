@@ -309,7 +309,8 @@ def test_the_answers_of_several_heads_go_by_pairs_of_names():
         *("left", "left/classification", "left/regression", "left/predict"),
         *("pet", "pet/classification", "pet/predict"),
     }
-    assert outputs["serving_default"].keys() == outputs["age"].keys() == {"outputs"}
+    default = outputs["serving_default"]
+    assert default.answers().keys() == outputs["age"].answers().keys() == {"outputs"}
     assert {"age/predictions", "left/classes", "pet/logits"} <= outputs["predict"].keys()
     wanted = [("pet", "classes")]
     assert est.preview(lambda x: fn(x, wanted)[0], WHOLE)[0].keys() == {*wanted}
