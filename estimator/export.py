@@ -26,7 +26,7 @@ from estimator.receivers import (
     build_raw_serving_input_receiver_fn,
     build_raw_supervised_input_receiver_fn,
 )
-from estimator.tf_example import parse_examples
+from estimator.tf_example import example_record, parse_examples
 
 __all__ = [
     "ClassificationOutput",
@@ -44,6 +44,7 @@ __all__ = [
     "build_parsing_serving_input_receiver_fn",
     "build_raw_serving_input_receiver_fn",
     "build_raw_supervised_input_receiver_fn",
+    "example_record",
     "load",
     "parse_examples",
 ]

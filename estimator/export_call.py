@@ -7,6 +7,7 @@ lengths, counts. One that computes with them in Python cannot be; it is exported
 the batch, and requests are filled up to the next one.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -163,10 +164,11 @@ class ExportedMode:
             jax.ShapeDtypeStruct(self.live.values[name].shape, self.live.values[name].dtype)
             for name in self.binding.recipes.variables
         ]
-        base = "".join(c if c.isalnum() else "_" for c in signature)
+        # Numbered: "a/b" and "a_b" are two signatures.
+        base = f"{len(files)}_" + "".join(c if c.isalnum() else "_" for c in signature)
 
         def exported(name: str, batch: int | None, shapes: list[Any]) -> dict[str, Any]:
-            with jax.numpy_dtype_promotion("standard"):
+            with _without_source_paths():
                 made = jax.export.export(step, platforms=PLATFORMS)(values, shapes)
             data = bytes(made.serialize())
             files[f"{name}.stablehlo"] = export_files.write_file(
@@ -286,6 +288,17 @@ class ExportedMode:
                 "device, unless its column is crossed or its feature is no plain array; or write a "
                 "HostRecipe of your own."
             ) from error
+
+
+@contextlib.contextmanager
+def _without_source_paths() -> Iterator[None]:
+    """Keeps the paths of the user's files out of what is traced meanwhile."""
+    before = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 class _Watched(dict[Any, Any]):

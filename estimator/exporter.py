@@ -65,9 +65,9 @@ class _ModelExporter(Exporter):
     def __init__(
         self,
         name: str,
-        serving_input_receiver_fn: Callable[[], Any] | None,
-        assets_extra: Mapping[str, str] | None,
-        as_text: bool,
+        serving_input_receiver_fn: Callable[[], Any] | None = None,
+        assets_extra: Mapping[str, str] | None = None,
+        as_text: bool = False,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ValueError(f"{type(self).__name__}: name must be a text, got {name!r}.")
@@ -113,22 +113,13 @@ class FinalExporter(_ModelExporter):
 
     Args:
         name: the name of its directory under `export/`.
-        serving_input_receiver_fn: describes the requests; None: as the feature columns do.
+        serving_input_receiver_fn: describes the requests; None: they are as the last batch.
         assets_extra: files to add, by the path they get.
         as_text: whether to write a readable form beside the other.
 
     Raises:
         ValueError: if an argument is not what it should be.
     """
-
-    def __init__(
-        self,
-        name: str,
-        serving_input_receiver_fn: Callable[[], Any] | None = None,
-        assets_extra: Mapping[str, str] | None = None,
-        as_text: bool = False,
-    ) -> None:
-        super().__init__(name, serving_input_receiver_fn, assets_extra, as_text)
 
     def export(
         self,

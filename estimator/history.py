@@ -29,6 +29,7 @@ from estimator.session import (
 from estimator.timers import SecondOrStepTimer
 
 FILE = "history.jsonl"
+_META = ("mode", "eval_name", "wall_time")
 
 
 class History:
@@ -46,16 +47,33 @@ class History:
 
     def __init__(self, directory: str) -> None:
         self._path = os.path.join(directory, FILE)
-        self._size = -1
+        self._read: tuple[int, int] = (0, 0)
         self._records: list[dict[str, Any]] = []
 
     def records(self) -> list[dict[str, Any]]:
         """Returns all records, oldest first."""
-        size = self.size()
-        if size != self._size:  # another process may have added some
-            self._records = _read(self._path) if size else []
-            self._size = size
-        return [dict(record) for record in self._records]
+        return [dict(record) for record in self._up_to_date()]
+
+    def _up_to_date(self) -> list[dict[str, Any]]:
+        """Returns the records, having read what was added, by whomever, since the last time."""
+        try:
+            stat = os.stat(self._path)
+        except OSError:
+            self._read, self._records = (0, 0), []
+            return self._records
+        which, place = self._read
+        if which != stat.st_ino or place > stat.st_size:  # another file has taken its place
+            place, self._records = 0, []
+        if place < stat.st_size:
+            with open(self._path, "rb") as file:
+                file.seek(place)
+                # A line that is not finished yet, or never will be, is none.
+                lines = file.read().split(b"\n")[:-1]
+            found = map(_record, lines)
+            self._records += [record for record in found if record is not None]
+            place += sum(len(line) + 1 for line in lines)
+        self._read = (stat.st_ino, place)
+        return self._records
 
     def size(self) -> int:
         """Returns the size of the file: another one tells that something was added."""
@@ -71,10 +89,10 @@ class History:
             name: which evaluation; None: the one without a name.
         """
         found: dict[int, dict[str, Any]] = {}
-        for record in self.records():
-            if record.pop("mode") == ModeKeys.EVAL and record.pop("eval_name") == name:
-                del record["wall_time"]
-                found[record["global_step"]] = record
+        for record in self._up_to_date():
+            if record["mode"] == ModeKeys.EVAL and record["eval_name"] == name:
+                results = {key: value for key, value in record.items() if key not in _META}
+                found[record["global_step"]] = results
         return dict(sorted(found.items()))
 
     def add_evaluation(self, name: str | None, step: int, results: Mapping[str, Any]) -> None:
@@ -95,7 +113,7 @@ class History:
         with open(aside, "w", encoding="utf-8") as file:
             file.writelines(_line(record) for record in kept)
         os.replace(aside, self._path)
-        self._size = -1
+        self._read = (0, 0)
 
     def _add(self, step: int, values: Mapping[str, Any], **meta: Any) -> None:
         plain = plain_results(values)
@@ -176,19 +194,14 @@ def plain_results(results: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if value is not None}
 
 
-def _read(path: str) -> list[dict[str, Any]]:
-    """Returns the records of a file, without a line that a kill has left unfinished."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return [record for line in file if (record := _record(line)) is not None]
-
-
-def _record(line: str) -> dict[str, Any] | None:
+def _record(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
     except ValueError:
         return None
-    is_one = isinstance(record, dict) and {"mode", "global_step", "wall_time"} <= record.keys()
-    return record if is_one else None
+    if not isinstance(record, dict) or not {"mode", "global_step", "wall_time"} <= record.keys():
+        return None
+    return record if record["mode"] != ModeKeys.EVAL or "eval_name" in record else None
 
 
 def _line(record: Mapping[str, Any]) -> str:

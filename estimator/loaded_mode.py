@@ -86,8 +86,9 @@ class LoadedMode:
     def __init__(self, entry: Mapping[str, Any]) -> None:
         self.inputs = [_input(given) for given in entry["inputs"]]
         self.variables = [str(name) for name in entry["variables"]]
-        if not all(0 <= int(i) < len(self.inputs) for i in entry["used"]):
-            raise ValueError(f"it uses the inputs {entry['used']} of {len(self.inputs)}")
+        looked_at = [*entry["used"], *(i for i, _ in entry["checks"])]
+        if not all(0 <= int(i) < len(self.inputs) for i in looked_at):
+            raise ValueError(f"it looks at the inputs {looked_at} of {len(self.inputs)}")
         self._used = [int(i) for i in entry["used"]]
         self._host = [_recipe(data, HostRecipe) for data in entry["host"]]
         self._checks = [(int(i), _recipe(data, HostCheck)) for i, data in entry["checks"]]

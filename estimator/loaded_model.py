@@ -7,18 +7,18 @@
 It needs jax, numpy and this package; strings, lists and gaps go in as they went into the model.
 """
 
+import dataclasses
 import glob
 import importlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from estimator import export_files, steps
-from estimator.batches import Batch
 from estimator.export_files import DamagedExportError, damaged
 from estimator.loaded_mode import Input, LoadedMode
 from estimator.manifest import reason_of
@@ -46,15 +46,16 @@ class LoadedModel:
         data = export_files.read_file(path, export_files.WEIGHTS, self._files)
         self.variables = export_files.weights_from_bytes(path, data)
         values = {name: jax.device_put(value) for name, value in self.variables.items()}
-        self._modes: dict[str, LoadedMode] = {}
-        self._signatures: dict[str, Any] = {}
-        self._values: dict[str, list[Any]] = {}
+        self._signatures: dict[str, _Signature] = {}
         for entry in manifest["modes"].values():
             mode = LoadedMode(entry)
-            for name in mode.outputs:
-                self._modes[name] = mode
-                self._signatures[name] = entry["signatures"][name]
-                self._values[name] = [values[variable] for variable in mode.variables]
+            weights = [values[name] for name in mode.variables]
+            for name, described in entry["signatures"].items():
+                sizes = {m["batch"] and int(m["batch"]): m["file"] for m in described["modules"]}
+                if not sizes:
+                    raise ValueError(f"the signature {name!r} has no function")
+                method = str(described["method"])
+                self._signatures[name] = _Signature(mode, method, sizes, weights)
         self._calls: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -63,20 +64,19 @@ class LoadedModel:
     @property
     def signatures(self) -> list[str]:
         """The names of what it can be asked."""
-        return sorted(self._modes)
+        return sorted(self._signatures)
 
     def outputs(self, signature: str = "serving_default") -> list[str]:
         """Returns the names of the answers of a signature."""
-        return [name for name, _, _ in self._mode(signature).outputs[signature]]
+        return [name for name, _, _ in self._signature(signature).mode.outputs[signature]]
 
     def inputs(self, signature: str = "serving_default") -> list[Input]:
         """Returns what goes into a signature."""
-        return self._mode(signature).inputs
+        return self._signature(signature).mode.inputs
 
     def method(self, signature: str = "serving_default") -> str:
         """Returns what kind of answers a signature gives: predict, classify or regress."""
-        self._mode(signature)
-        return str(self._signatures[signature]["method"])
+        return self._signature(signature).method
 
     def __call__(
         self, features: Any, signature: str = "serving_default", labels: Any = None
@@ -95,8 +95,8 @@ class LoadedModel:
         Raises:
             ValueError: if a feature is missing, or of another shape or kind.
         """
-        mode = self._mode(signature)
-        leaves = self._run(signature, mode.batch(features, labels))
+        mode = self._signature(signature).mode
+        leaves = self._run(signature, features, labels)
         answers = {}
         for name, recipe, count in mode.outputs[signature]:
             arrays, leaves = leaves[:count], leaves[count:]
@@ -116,7 +116,7 @@ class LoadedModel:
         for example in examples:
             features, labels = _lists(example["features"]), _lists(example["labels"])
             for signature, wanted in example["answers"].items():
-                given = self._run(signature, self._mode(signature).batch(features, labels))
+                given = self._run(signature, features, labels)
                 for answer, before in zip(given, wanted, strict=True):
                     if not np.allclose(answer, before, rtol=1e-4, atol=1e-5, equal_nan=True):
                         raise ValueError(
@@ -125,39 +125,45 @@ class LoadedModel:
                         )
         return len(examples)
 
-    def _mode(self, signature: str) -> LoadedMode:
-        if signature not in self._modes:
+    def _signature(self, name: str) -> "_Signature":
+        if name not in self._signatures:
             raise ValueError(
-                f"There is no signature {signature!r}.{did_you_mean(signature, self._modes)} The "
+                f"There is no signature {name!r}.{did_you_mean(name, self._signatures)} The "
                 f"export in {self.path} has {self.signatures}."
             )
-        return self._modes[signature]
+        return self._signatures[name]
 
-    def _run(self, signature: str, batch: Batch) -> list[np.ndarray]:
-        inputs = self._mode(signature).prepared(batch)
-        modules, values = self._signatures[signature]["modules"], self._values[signature]
-        if modules[0]["batch"] is None:
-            return self._fetched(self._called(modules[0]["file"], values, inputs))
-        return self._in_sizes(modules, values, inputs, max(batch.lengths))
+    def _run(self, name: str, features: Any, labels: Any) -> list[np.ndarray]:
+        """Returns the arrays of all answers of a signature."""
+        signature = self._signature(name)
+        batch = signature.mode.batch(features, labels)
+        inputs = signature.mode.prepared(batch)
+        if None in signature.files:
+            leaves = self._called(signature.files[None], signature.weights, inputs)
+        else:
+            leaves = self._in_sizes(signature, inputs, max(batch.lengths))
+        wanted = sum(count for _, _, count in signature.mode.outputs[name])
+        if len(leaves) != wanted:
+            raise damaged(self.path, name, f"it answers {len(leaves)} arrays in place of {wanted}")
+        return leaves
 
-    def _in_sizes(
-        self, modules: Sequence[Any], values: list[Any], inputs: list[Any], rows: int
-    ) -> list[np.ndarray]:
+    def _in_sizes(self, signature: "_Signature", inputs: list[Any], rows: int) -> list[np.ndarray]:
         """Runs a request through functions for a few sizes of the batch, filled up to the next."""
-        sizes = {int(module["batch"]): module["file"] for module in modules}
+        sizes = sorted(size for size in signature.files if size is not None)
         parts = []
-        for start in range(0, rows, max(sizes)):
-            count = min(max(sizes), rows - start)
-            size = min(size for size in sizes if size >= count)
+        for start in range(0, rows, sizes[-1]):
+            count = min(sizes[-1], rows - start)
+            size = next(size for size in sizes if size >= count)
             index = np.minimum(np.arange(start, start + size), rows - 1)
             chosen = [x[index] if x.ndim and len(x) == rows else x for x in inputs]
-            made = self._fetched(self._called(sizes[size], values, chosen))
+            made = self._called(signature.files[size], signature.weights, chosen)
             parts.append([x[:count] if x.ndim and len(x) == size else x for x in made])
         return [
             np.concatenate(part) if part[0].ndim else part[0] for part in zip(*parts, strict=True)
         ]
 
-    def _called(self, file: str, values: list[Any], inputs: list[Any]) -> Any:
+    def _called(self, file: Any, weights: list[Any], inputs: list[Any]) -> list[np.ndarray]:
+        """Returns what a function answers; it is read and compiled when it is first called."""
         if file not in self._calls:
             data = export_files.read_file(self.path, file, self._files)
             try:
@@ -169,10 +175,18 @@ class LoadedModel:
                     "it, or export the model again."
                 ) from error
             self._calls[file] = steps.compiled_export(exported)
-        return self._calls[file](values, inputs)[0]
-
-    def _fetched(self, leaves: Any) -> list[np.ndarray]:
+        (leaves,) = self._calls[file](weights, inputs)
         return [np.array(leaf) for leaf in jax.device_get(leaves)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Signature:
+    """What a signature needs: `files` by the number of rows they take, None: any."""
+
+    mode: LoadedMode
+    method: str
+    files: dict[int | None, Any]
+    weights: list[Any]
 
 
 def load(path: str | os.PathLike[str]) -> LoadedModel:

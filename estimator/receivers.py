@@ -28,7 +28,7 @@ class TensorSpec:
     Attributes:
         shape: its dimensions; None: of any size.
         dtype: a numpy dtype, or str for strings.
-        name: the name it goes by in requests; None: that of the feature.
+        name: taken for the sake of TensorFlow's signature: requests go by the feature's name.
     """
 
     shape: tuple[int | None, ...]

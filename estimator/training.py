@@ -161,6 +161,7 @@ def train_and_evaluate(
     specs = _checked_specs(estimator, train_spec, eval_spec)
     evaluations = [_Evaluation(estimator, spec, train_spec.max_steps) for spec in specs]
     _check_metric_names(estimator, train_spec, specs)
+    interrupted = False
     if not _is_over(estimator):
         # In front: what they find out may stop the run at this very step.
         hooks = [*(e.hook for e in evaluations if e.hook is not None), *(train_spec.hooks or ())]
@@ -171,7 +172,8 @@ def train_and_evaluate(
         estimator._train(
             train_spec.input_fn, hooks, None, train_spec.max_steps, listeners, is_all=False
         )
-    if estimator.interrupted is None:
+        interrupted = estimator.interrupted is not None
+    if not interrupted:
         for evaluation in evaluations:
             evaluation.finish()
         path = estimator.latest_checkpoint()

@@ -268,7 +268,7 @@ def test_an_earlier_checkpoint_and_assets_can_be_exported(tmp_path):
     ).decode()
     assert est.export.load(path).global_step == 2
     assert (Path(path) / "assets.extra" / "deep" / "note.txt").read_text() == "hello"
-    assert "stablehlo" in (Path(path) / "serving_default.mlir").read_text()
+    assert "stablehlo" in (Path(path) / "1_serving_default.mlir").read_text()
     with pytest.raises(ValueError, match="does not lie in assets"):
         estimator.export_saved_model(tmp_path, assets_extra={"../x": tmp_path / "note.txt"})
 
@@ -320,6 +320,25 @@ def test_several_outputs_need_a_default_and_one_is_it():
     with pytest.raises(ValueError, match="none of them is the default"):
         export_outputs.signatures({"a": 1, "b": 2}, None)
     assert export_outputs.signatures({"a": 1}, None)["serving_default"].answers() == {"output": 1}
+
+
+def test_signatures_whose_names_look_alike_are_told_apart(tmp_path):
+    def model_fn(features, mode):
+        x = features["x"]
+        outputs = {"serving_default": x, "a/b": x + 1, "a_b": x + 2}
+        return est.EstimatorSpec(mode, predictions=x, loss=x.sum(), export_outputs=outputs)
+
+    x = np.arange(3, dtype=np.float32)
+    estimator = est.Estimator(model_fn, tmp_path / "model").train(lambda: {"x": x}, steps=1)
+    loaded = est.export.load(estimator.export_saved_model(tmp_path))
+    given = [loaded({"x": x}, name)["output"].tolist() for name in ("a/b", "a_b")]
+    assert given == [[1, 2, 3], [2, 3, 4]]
+
+
+def test_an_export_holds_no_path_of_a_source(exports):
+    _, _, path = exports("custom")
+    for file in Path(path).iterdir():
+        assert str(Path(__file__).parent).encode() not in file.read_bytes(), file.name
 
 
 def test_exporters_write_exports(tmp_path):

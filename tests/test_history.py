@@ -88,6 +88,19 @@ def test_a_line_that_a_kill_has_broken_off_is_passed_over(model_dir, tail):
     assert [r["global_step"] for r in History(model_dir).records()] == [1, 2]
 
 
+def test_only_what_was_added_is_read(model_dir, monkeypatch):
+    history, other = History(model_dir), History(model_dir)
+    for step in range(50):
+        other.add_training(step, {"loss": 0.5})
+    assert len(history.records()) == 50
+    read = []
+    monkeypatch.setattr("estimator.history._record", lambda line: read.append(line))
+    other.add_training(50, {"loss": 0.5})
+    history.evaluations()
+    history.evaluations()
+    assert len(read) == 1
+
+
 def test_what_another_process_adds_is_seen(model_dir):
     history, other = History(model_dir), History(model_dir)
     history.add_training(1, {"loss": 0.5})
