@@ -2,10 +2,12 @@
 
 python -m estimator show runs/iris                          # a model directory, or an export
 python -m estimator predict runs/iris/export/best --input rows.json
+python -m estimator serve runs/iris/export/best --port 8501
 """
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +16,10 @@ from typing import Any
 import numpy as np
 
 from estimator import checkpoint, export_files
+from estimator.export_outputs import DEFAULT
 from estimator.loaded_model import LoadedModel, load
+from estimator.rest_application import RequestLimits
+from estimator.rest_server import serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,26 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words of the command; None: those of the process.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m estimator", description="Shows and asks models."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("show", help="what a model directory, or an export, holds")
-    show.add_argument("directory")
-    predict = commands.add_parser("predict", help="what an export answers")
-    predict.add_argument("directory")
-    predict.add_argument(
-        "--input", default="-", help="a JSON file: a list of rows, or columns by name; -: stdin"
-    )
-    predict.add_argument("--signature", default="serving_default")
-    given = parser.parse_args(arguments)
+    given = _parser().parse_args(arguments)
     try:
-        if given.command == "show":
-            sys.stdout.writelines(f"{line}\n" for line in _shown(given.directory))
-        else:
-            answers = load(given.directory)(_read_json(given.input), given.signature)
-            sys.stdout.write(json.dumps(rows_of(answers)) + "\n")
-    except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
+        given.run(given)
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, ImportError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
@@ -59,6 +48,79 @@ def rows_of(answers: dict[str, np.ndarray]) -> list[dict[str, Any]] | dict[str, 
     if len(counts) != 1 or None in counts:
         return lists
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m estimator", description="Shows, asks and serves models."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    show = commands.add_parser("show", help="what a model directory, or an export, holds")
+    show.add_argument("directory")
+    show.set_defaults(run=_show)
+
+    predict = commands.add_parser("predict", help="what an export answers")
+    predict.add_argument("directory")
+    predict.add_argument(
+        "--input", default="-", help="a JSON file: a list of rows, or columns by name; -: stdin"
+    )
+    predict.add_argument("--signature", default=DEFAULT)
+    predict.set_defaults(run=_predict)
+
+    served = commands.add_parser(
+        "serve",
+        help="an export as a REST service, as TensorFlow Serving has it",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    served.add_argument("directory", help="an export, or the directory that gets new ones")
+    served.add_argument("--port", type=int, default=8501, help="0: any free one")
+    served.add_argument("--host", default="127.0.0.1", help="0.0.0.0: open to the network")
+    served.add_argument("--name", default="default", help="what the model is called in addresses")
+    served.add_argument("--max-rows", type=int, default=RequestLimits.rows)
+    served.add_argument("--max-bytes", type=int, default=RequestLimits.body_bytes)
+    served.add_argument(
+        "--batch-rows",
+        type=int,
+        default=64,
+        help="rows of requests that come at the same time, answered together; 0: none",
+    )
+    served.add_argument("--threads", type=int, default=16)
+    served.add_argument(
+        "--reload-secs", type=float, default=5.0, help="between two looks for a newer export"
+    )
+    served.set_defaults(run=_serve)
+    return parser
+
+
+def _show(given: argparse.Namespace) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in _shown(given.directory))
+
+
+def _predict(given: argparse.Namespace) -> None:
+    answers = load(given.directory)(_read_json(given.input), given.signature)
+    sys.stdout.write(json.dumps(rows_of(answers)) + "\n")
+
+
+def _serve(given: argparse.Namespace) -> None:
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("estimator").setLevel(logging.INFO)
+
+    def on_start(address: str) -> None:
+        sys.stdout.write(f"{given.directory} is served at {address}; Ctrl-C ends it.\n")
+        sys.stdout.flush()
+
+    serve(
+        given.directory,
+        given.port,
+        given.host,
+        given.name,
+        RequestLimits(given.max_bytes, given.max_rows),
+        given.batch_rows,
+        given.threads,
+        given.reload_secs,
+        on_start,
+    )
 
 
 def _read_json(path: str) -> Any:

@@ -15,7 +15,7 @@ from estimator.export_outputs import (
     RegressionOutput,
 )
 from estimator.loaded_mode import Input
-from estimator.loaded_model import LoadedModel, load
+from estimator.loaded_model import LoadedModel, OutputType, load
 from estimator.receivers import (
     ParsingInputReceiver,
     ServingInputReceiver,
@@ -26,6 +26,9 @@ from estimator.receivers import (
     build_raw_serving_input_receiver_fn,
     build_raw_supervised_input_receiver_fn,
 )
+from estimator.rest_application import RequestLimits, RestApplication
+from estimator.rest_server import serve
+from estimator.served_model import ServedModel
 from estimator.tf_example import example_record, parse_examples
 
 __all__ = [
@@ -34,9 +37,13 @@ __all__ = [
     "ExportOutput",
     "Input",
     "LoadedModel",
+    "OutputType",
     "ParsingInputReceiver",
     "PredictOutput",
     "RegressionOutput",
+    "RequestLimits",
+    "RestApplication",
+    "ServedModel",
     "ServingInputReceiver",
     "SupervisedInputReceiver",
     "TensorServingInputReceiver",
@@ -47,4 +54,5 @@ __all__ = [
     "example_record",
     "load",
     "parse_examples",
+    "serve",
 ]

@@ -78,6 +78,7 @@ class LoadedMode:
         inputs: what goes in.
         outputs: by signature: name, recipe and number of arrays of each answer.
         variables: the names of the weights, in the order its functions take them.
+        takes_rows: whether each array that goes in has a row for each row of the request.
 
     Raises:
         LookupError, TypeError, ValueError: if the manifest cannot be true.
@@ -91,6 +92,10 @@ class LoadedMode:
             raise ValueError(f"it looks at the inputs {looked_at} of {len(self.inputs)}")
         self._used = [int(i) for i in entry["used"]]
         self._host = [_recipe(data, HostRecipe) for data in entry["host"]]
+        shapes = [self.inputs[i].shape or () for i in self._used]
+        self.takes_rows = all(shape[:1] == (None,) for shape in shapes) and all(
+            recipe.dims[:1] == ("batch",) for recipe in self._host
+        )
         self._checks = [(int(i), _recipe(data, HostCheck)) for i, data in entry["checks"]]
         self._length_buckets = entry["length_buckets"]
         parse = entry["parse"]
@@ -113,7 +118,11 @@ class LoadedMode:
         if isinstance(features, list) and not features:
             raise ValueError("The request is empty: give at least one row.")
         if isinstance(features, list) and isinstance(features[0], Mapping):
-            keys = {str(key) for row in features for key in row}
+            if not all(isinstance(row, Mapping) for row in features):
+                raise ValueError("Some rows of the request are dicts, and some are not.")
+            keys = dict.fromkeys(str(key) for row in features for key in row)
+            if len(keys) > len(self.inputs):  # else many rows of many names fill the memory
+                self._check_keys("features", keys)
             features = {key: [row.get(key) for row in features] for key in keys}
         if self._parse is not None and isinstance(features, Mapping) and [*features] == [RECORDS]:
             features = parse_examples(features[RECORDS], self._parse)
@@ -130,7 +139,11 @@ class LoadedMode:
             return
         if given is None and any(entry.needed for entry in entries):
             raise ValueError(f"The signature needs {part}: {[entry.name for entry in entries]}.")
-        if given is None or [entry.path for entry in entries] == [()]:
+        if given is None:
+            return
+        if [entry.path for entry in entries] == [()]:
+            if isinstance(given, Mapping):
+                raise ValueError(f"{part} must be one array, without names, got {[*given][:9]}.")
             return
         if not isinstance(given, Mapping):
             raise ValueError(

@@ -12,7 +12,8 @@ import glob
 import importlib
 import json
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -46,6 +47,7 @@ class LoadedModel:
         data = export_files.read_file(path, export_files.WEIGHTS, self._files)
         self.variables = export_files.weights_from_bytes(path, data)
         values = {name: jax.device_put(value) for name, value in self.variables.items()}
+        self._modules: dict[Any, bytes] = {}  # exports may be deleted while they are asked
         self._signatures: dict[str, _Signature] = {}
         for entry in manifest["modes"].values():
             mode = LoadedMode(entry)
@@ -55,8 +57,13 @@ class LoadedModel:
                 if not sizes:
                     raise ValueError(f"the signature {name!r} has no function")
                 method = str(described["method"])
+                for file in sizes.values():
+                    if file not in self._modules:
+                        self._modules[file] = export_files.read_file(path, file, self._files)
                 self._signatures[name] = _Signature(mode, method, sizes, weights)
-        self._calls: dict[str, Any] = {}
+        self._examples = self._read_examples()
+        self._functions: dict[Any, _Function] = {}
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<LoadedModel {self.path}, step {self.global_step}: {self.signatures}>"
@@ -69,6 +76,21 @@ class LoadedModel:
     def outputs(self, signature: str = "serving_default") -> list[str]:
         """Returns the names of the answers of a signature."""
         return [name for name, _, _ in self._signature(signature).mode.outputs[signature]]
+
+    def output_types(self, signature: str = "serving_default") -> dict[str, "OutputType"]:
+        """Returns dtype and shape of each answer of a signature."""
+        found = self._signature(signature)
+        types = list(self._function(next(iter(found.files.values()))).types)
+        described = {}
+        for name, recipe, count in found.mode.outputs[signature]:
+            made, types = types[:count], types[count:]
+            if recipe is None:
+                (described[name],) = made
+            else:  # what it makes of arrays of the same kind; their sizes may be others
+                zeros = [np.zeros([size or 1 for size in t.shape], t.dtype) for t in made]
+                answer = recipe(*zeros)
+                described[name] = OutputType(answer.dtype, (None,) * answer.ndim)
+        return described
 
     def inputs(self, signature: str = "serving_default") -> list[Input]:
         """Returns what goes into a signature."""
@@ -95,13 +117,71 @@ class LoadedModel:
         Raises:
             ValueError: if a feature is missing, or of another shape or kind.
         """
+        request = self.request(features, signature, labels)
+        return self.finished(request, self.run(request))
+
+    def request(
+        self, features: Any, signature: str = "serving_default", labels: Any = None
+    ) -> "Request":
+        """Returns a batch as its function takes it, the first of the three parts of a call.
+
+        Args:
+            features, signature, labels: as for a call.
+
+        Raises:
+            ValueError: if a feature is missing, or of another shape or kind.
+        """
         mode = self._signature(signature).mode
-        leaves = self._run(signature, features, labels)
+        batch = mode.batch(features, labels)
+        inputs = mode.prepared(batch)
+        return Request(signature, inputs, max(batch.lengths))
+
+    def run(self, request: "Request") -> list[np.ndarray]:
+        """Returns the arrays that the function makes of a request, the second part of a call."""
+        signature = self._signature(request.signature)
+        if None in signature.files:
+            leaves = self._function(signature.files[None])(signature.weights, request.inputs)
+        else:
+            leaves = self._in_sizes(signature, request)
+        wanted = sum(count for _, _, count in signature.mode.outputs[request.signature])
+        if len(leaves) != wanted:
+            raise damaged(
+                self.path,
+                request.signature,
+                f"it answers {len(leaves)} arrays in place of {wanted}",
+            )
+        return leaves
+
+    def finished(self, request: "Request", leaves: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns the answers, made on the host of those arrays, the third part of a call."""
         answers = {}
-        for name, recipe, count in mode.outputs[signature]:
+        for name, recipe, count in self._signature(request.signature).mode.outputs[
+            request.signature
+        ]:
             arrays, leaves = leaves[:count], leaves[count:]
             answers[name] = arrays[0] if recipe is None else recipe(*arrays)
         return answers
+
+    def answers_rows(self, signature: str = "serving_default") -> bool:
+        """Returns whether each row that goes in is a row of each array that comes out.
+
+        So it is by their shapes, and in the examples a row answers alone as it does in company.
+        """
+        found = self._signature(signature)
+        if not found.mode.takes_rows:
+            return False
+        for rows, file in found.files.items():
+            if not all(t.shape and t.shape[0] == rows for t in self._function(file).types):
+                return False
+        for example in self._examples:
+            if signature not in example["answers"]:
+                continue
+            together = self.request(example["features"], signature, example["labels"])
+            alone = Request(signature, [array[:1] for array in together.inputs], 1)
+            for whole, one in zip(self.run(together), self.run(alone), strict=True):
+                if not _close(whole[:1], one):
+                    return False
+        return True
 
     def check(self) -> int:
         """Asks the examples that were exported with the model again; returns how many there are.
@@ -109,21 +189,30 @@ class LoadedModel:
         Raises:
             ValueError: if an answer differs from the one of before by more than rounding.
         """
-        if export_files.EXAMPLES not in self._files:
-            return 0
-        data = export_files.read_file(self.path, export_files.EXAMPLES, self._files)
-        examples = [from_json(example) for example in json.loads(data)]
-        for example in examples:
-            features, labels = _lists(example["features"]), _lists(example["labels"])
+        for example in self._examples:
             for signature, wanted in example["answers"].items():
-                given = self._run(signature, features, labels)
-                for answer, before in zip(given, wanted, strict=True):
-                    if not np.allclose(answer, before, rtol=1e-4, atol=1e-5, equal_nan=True):
+                request = self.request(example["features"], signature, example["labels"])
+                for answer, before in zip(self.run(request), wanted, strict=True):
+                    if not _close(answer, before):
                         raise ValueError(
                             f"{self.path}: the signature {signature!r} answers {answer}, and "
                             f"answered {before} when it was exported."
                         )
-        return len(examples)
+        return len(self._examples)
+
+    def _read_examples(self) -> list[dict[str, Any]]:
+        if export_files.EXAMPLES not in self._files:
+            return []
+        data = export_files.read_file(self.path, export_files.EXAMPLES, self._files)
+        examples = [from_json(example) for example in json.loads(data)]
+        return [
+            {
+                "features": _lists(example["features"]),
+                "labels": _lists(example["labels"]),
+                "answers": dict(example["answers"]),
+            }
+            for example in examples
+        ]
 
     def _signature(self, name: str) -> "_Signature":
         if name not in self._signatures:
@@ -133,49 +222,78 @@ class LoadedModel:
             )
         return self._signatures[name]
 
-    def _run(self, name: str, features: Any, labels: Any) -> list[np.ndarray]:
-        """Returns the arrays of all answers of a signature."""
-        signature = self._signature(name)
-        batch = signature.mode.batch(features, labels)
-        inputs = signature.mode.prepared(batch)
-        if None in signature.files:
-            leaves = self._called(signature.files[None], signature.weights, inputs)
-        else:
-            leaves = self._in_sizes(signature, inputs, max(batch.lengths))
-        wanted = sum(count for _, _, count in signature.mode.outputs[name])
-        if len(leaves) != wanted:
-            raise damaged(self.path, name, f"it answers {len(leaves)} arrays in place of {wanted}")
-        return leaves
-
-    def _in_sizes(self, signature: "_Signature", inputs: list[Any], rows: int) -> list[np.ndarray]:
+    def _in_sizes(self, signature: "_Signature", request: "Request") -> list[np.ndarray]:
         """Runs a request through functions for a few sizes of the batch, filled up to the next."""
         sizes = sorted(size for size in signature.files if size is not None)
+        rows, inputs = request.rows, request.inputs
         parts = []
         for start in range(0, rows, sizes[-1]):
             count = min(sizes[-1], rows - start)
             size = next(size for size in sizes if size >= count)
             index = np.minimum(np.arange(start, start + size), rows - 1)
             chosen = [x[index] if x.ndim and len(x) == rows else x for x in inputs]
-            made = self._called(signature.files[size], signature.weights, chosen)
+            made = self._function(signature.files[size])(signature.weights, chosen)
             parts.append([x[:count] if x.ndim and len(x) == size else x for x in made])
         return [
             np.concatenate(part) if part[0].ndim else part[0] for part in zip(*parts, strict=True)
         ]
 
-    def _called(self, file: Any, weights: list[Any], inputs: list[Any]) -> list[np.ndarray]:
-        """Returns what a function answers; it is read and compiled when it is first called."""
-        if file not in self._calls:
-            data = export_files.read_file(self.path, file, self._files)
-            try:
-                exported = jax.export.deserialize(bytearray(data))
-            except Exception as error:
-                raise ValueError(
-                    f"{self.path}: {file} was written by jax {self._jax}, and jax "
-                    f"{jax.__version__} cannot read it: {reason_of(error)}. Use the jax that wrote "
-                    "it, or export the model again."
-                ) from error
-            self._calls[file] = steps.compiled_export(exported)
-        (leaves,) = self._calls[file](weights, inputs)
+    def _function(self, file: Any) -> "_Function":
+        """Returns what a file holds; it is read when it is first asked for."""
+        with self._lock:
+            if file not in self._functions:
+                try:
+                    exported = jax.export.deserialize(bytearray(self._modules[file]))
+                except Exception as error:
+                    raise ValueError(
+                        f"{self.path}: {file} was written by jax {self._jax}, and jax "
+                        f"{jax.__version__} cannot read it: {reason_of(error)}. Use the jax that "
+                        "wrote it, or export the model again."
+                    ) from error
+                self._functions[file] = _Function(exported)
+            return self._functions[file]
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputType:
+    """What an answer is.
+
+    Attributes:
+        dtype: a numpy dtype; object: strings.
+        shape: its dimensions, None for those of any size.
+    """
+
+    dtype: np.dtype
+    shape: tuple[int | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A batch as the function of a signature takes it.
+
+    Attributes:
+        signature: what is asked.
+        inputs: the arrays that go in.
+        rows: how many rows were given.
+    """
+
+    signature: str
+    inputs: list[Any]
+    rows: int
+
+
+class _Function:
+    """A function that was exported; it compiles when it is first called with new sizes."""
+
+    def __init__(self, exported: Any) -> None:
+        self._call = steps.compiled_export(exported)
+        self.types = [
+            OutputType(aval.dtype, tuple(n if isinstance(n, int) else None for n in aval.shape))
+            for aval in exported.out_avals
+        ]
+
+    def __call__(self, weights: list[Any], inputs: list[Any]) -> list[np.ndarray]:
+        (leaves,) = self._call(weights, inputs)
         return [np.array(leaf) for leaf in jax.device_get(leaves)]
 
 
@@ -202,12 +320,7 @@ def load(path: str | os.PathLike[str]) -> LoadedModel:
     Raises:
         DamagedExportError: if there is no export, or it is not as it was written.
     """
-    path = os.path.abspath(os.fsdecode(path))
-    if not os.path.exists(os.path.join(path, export_files.MANIFEST)) and os.path.isdir(path):
-        times = [n for n in os.listdir(path) if n.isdecimal() and len(n) == 10]
-        path = os.path.join(path, max(times)) if times else path
-    if not os.path.exists(os.path.join(path, export_files.MANIFEST)):
-        raise DamagedExportError(f"There is no export in {path}.{_near(path)}")
+    path = newest(path)
     manifest = export_files.read_manifest(path)
     for name in manifest.get("modules", ()):
         if isinstance(name, str) and name.split(".")[0] in _PACKAGES and name.count(".") <= 1:
@@ -225,6 +338,21 @@ def load(path: str | os.PathLike[str]) -> LoadedModel:
         raise damaged(path, export_files.MANIFEST, reason_of(error)) from error
 
 
+def newest(path: str | os.PathLike[str]) -> str:
+    """Returns the directory of an export: the one given, or the latest that lies in it.
+
+    Raises:
+        DamagedExportError: if there is none.
+    """
+    path = os.path.abspath(os.fsdecode(path))
+    if not os.path.exists(os.path.join(path, export_files.MANIFEST)) and os.path.isdir(path):
+        times = [n for n in os.listdir(path) if n.isdecimal() and len(n) == 10]
+        path = os.path.join(path, max(times)) if times else path
+    if not os.path.exists(os.path.join(path, export_files.MANIFEST)):
+        raise DamagedExportError(f"There is no export in {path}.{_near(path)}")
+    return path
+
+
 def _near(path: str) -> str:
     """Returns where there are exports, in words: those of a model directory, or beside a typo."""
     for root in (path, os.path.join(path, "export"), os.path.dirname(path)):
@@ -240,3 +368,8 @@ def _lists(features: Any) -> Any:
     if isinstance(features, Mapping):
         return {key: _lists(leaf) for key, leaf in features.items()}
     return [_lists(item) for item in features] if isinstance(features, tuple) else features
+
+
+def _close(answer: Any, before: Any) -> bool:
+    """Returns whether two arrays are the same but for rounding."""
+    return bool(np.allclose(answer, before, rtol=1e-4, atol=1e-5, equal_nan=True))

@@ -1,0 +1,180 @@
+"""Requests that come at the same time are answered together, each as if it had come alone."""
+
+import functools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from exporting import BUILDERS, TEXTS, assert_same_answers, rows_of
+from models import quiet
+
+import estimator as est
+from estimator.merged_requests import MergedRequests
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """Gives features and a loaded model by kind, made once."""
+
+    @functools.cache
+    def made(kind):
+        root = tmp_path_factory.mktemp("export")
+        estimator, features = BUILDERS[kind](str(root / "model"))
+        return features, est.export.load(estimator.export_saved_model(root / "exports"))
+
+    return made
+
+
+class Gate:
+    """Lets a model answer once it is opened, and counts its calls and their rows."""
+
+    def __init__(self, loaded, monkeypatch):
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.rows = []
+        answer = loaded.run
+
+        def run(request):
+            self.rows.append(request.rows)
+            self.entered.set()
+            assert self.open.wait(30)
+            return answer(request)
+
+        monkeypatch.setattr(loaded, "run", run)
+
+
+def ask_at_once(merged, gate, requests, signature):
+    """Asks once, and all the others while the model is busy with that."""
+    with ThreadPoolExecutor(len(requests)) as pool:
+        futures = [pool.submit(merged, requests[0], signature)]
+        assert gate.entered.wait(30)
+        futures += [pool.submit(merged, request, signature) for request in requests[1:]]
+        while len(merged._waiting) < len(requests) - 1 and not any(f.done() for f in futures):
+            threading.Event().wait(0.001)
+        gate.open.set()
+        return futures
+
+
+@pytest.mark.parametrize("kind", ["kmeans", "linear", "rnn", "rnn of steps"])
+def test_merged_requests_are_answered_as_they_are_alone(exports, kind, monkeypatch):
+    features, loaded = exports(kind)
+    asked = [rows_of(features, count) for count in (1, 2, 3, 1, 3)]
+    wanted = [loaded(request, "predict") for request in asked]
+    merged = MergedRequests(loaded)
+    gate = Gate(loaded, monkeypatch)
+    given = [future.result() for future in ask_at_once(merged, gate, asked, "predict")]
+    for one, other in zip(given, wanted, strict=True):
+        assert_same_answers(one, other)
+    assert len(gate.rows) < len(asked)
+
+
+def test_all_that_waits_goes_together_filled_up_to_a_power_of_two(exports, monkeypatch):
+    _, loaded = exports("rnn")
+    asked = [{"text": [["good"]] * rows, "price": [1.0] * rows} for rows in (1, 3, 1, 1)]
+    merged = MergedRequests(loaded)
+    gate = Gate(loaded, monkeypatch)
+    for future in ask_at_once(merged, gate, asked, "predict"):
+        future.result()
+    assert gate.rows == [1, 8]
+
+
+def test_no_more_rows_go_together_than_may(exports, monkeypatch):
+    _, loaded = exports("rnn")
+    asked = [{"text": [["good"]] * rows, "price": [1.0] * rows} for rows in (1, 3, 3, 3, 9)]
+    merged = MergedRequests(loaded, most_rows=6)
+    gate = Gate(loaded, monkeypatch)
+    for future in ask_at_once(merged, gate, asked, "predict"):
+        future.result()
+    assert sorted(gate.rows) == [1, 4, 8, 16]
+
+
+def test_a_wrong_request_harms_no_other(exports):
+    _, loaded = exports("rnn")
+    good = rows_of(TEXTS, 2)
+    wanted = loaded(good, "predict")
+    merged = MergedRequests(loaded)
+    with ThreadPoolExecutor(8) as pool:
+        futures = [
+            pool.submit(merged, {"text": [["good"]]} if i % 3 == 0 else good, "predict")
+            for i in range(30)
+        ]
+        for i, future in enumerate(futures):
+            if i % 3 == 0:
+                with pytest.raises(ValueError, match=r"\['price'\] are missing"):
+                    future.result()
+            else:
+                assert_same_answers(future.result(), wanted)
+
+
+def test_where_all_together_fail_each_is_tried_alone(exports, monkeypatch):
+    _, loaded = exports("rnn")
+    asked = [{"text": [["good"]], "price": [float(i)]} for i in range(3)]
+    wanted = [loaded(request, "predict") for request in asked]
+    merged = MergedRequests(loaded)
+    gate = Gate(loaded, monkeypatch)
+    answer = loaded.run
+
+    def run(request):
+        if request.rows > 1:
+            raise MemoryError
+        return answer(request)
+
+    monkeypatch.setattr(loaded, "run", run)
+    futures = ask_at_once(merged, gate, asked, "predict")
+    for future, one in zip(futures, wanted, strict=True):
+        assert_same_answers(future.result(), one)
+
+
+def test_a_failure_of_the_model_reaches_who_asked(exports, monkeypatch):
+    _, loaded = exports("rnn")
+    merged = MergedRequests(loaded)
+
+    def run(request):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(loaded, "run", run)
+    with pytest.raises(MemoryError, match="no room"):
+        merged(rows_of(TEXTS, 1), "predict")
+
+
+@pytest.mark.parametrize(
+    ("kind", "signature", "is_merged"),
+    [
+        ("rnn", "predict", True),
+        ("rnn of steps", "predict", True),
+        ("kmeans", "predict", True),
+        ("kmeans", "cluster_centers", False),  # of no rows
+        ("custom", "classify", True),
+        ("custom", "serving_default", False),  # a sum over the rows
+    ],
+)
+def test_only_what_answers_row_by_row_is_merged(exports, kind, signature, is_merged):
+    assert exports(kind)[1].answers_rows(signature) is is_merged
+
+
+def centered(features, mode):
+    """Answers each row by its distance from the mean of the batch."""
+    x = features["x"]
+    weight = est.get_variable("weight", (), 1.0, trainable=False)
+    return est.EstimatorSpec(mode, predictions=(x - x.mean()) * weight, loss=weight)
+
+
+def test_rows_that_see_each_other_are_not_merged(tmp_path):
+    """The shapes tell nothing here; the example that was exported with the model does."""
+    x = np.arange(3, dtype=np.float32)
+    estimator = est.Estimator(centered, tmp_path / "model").train(lambda: {"x": x}, steps=1)
+    loaded = est.export.load(estimator.export_saved_model(tmp_path))
+    assert not loaded.answers_rows()
+    np.testing.assert_array_equal(MergedRequests(loaded)({"x": x[:2]})["output"], [-0.5, 0.5])
+
+
+def test_nothing_is_merged_if_that_is_not_wanted(tmp_path, monkeypatch):
+    estimator = quiet(str(tmp_path / "model"))
+    x = np.ones((3, 2), np.float32)
+    estimator.train(lambda: ({"x": x}, np.ones(3, np.float32)), steps=1)
+    loaded = est.export.load(estimator.export_saved_model(tmp_path))
+    gate = Gate(loaded, monkeypatch)
+    gate.open.set()
+    MergedRequests(loaded, most_rows=0)({"x": x})
+    assert gate.rows == [3]
