@@ -29,12 +29,15 @@ from estimator.receivers import (
 from estimator.rest_application import RequestLimits, RestApplication
 from estimator.rest_server import serve
 from estimator.served_model import ServedModel
+from estimator.tensorflow_export import write_saved_model
+from estimator.tensorflow_forms import Graph, tensorflow_form
 from estimator.tf_example import example_record, parse_examples
 
 __all__ = [
     "ClassificationOutput",
     "DamagedExportError",
     "ExportOutput",
+    "Graph",
     "Input",
     "LoadedModel",
     "OutputType",
@@ -55,4 +58,6 @@ __all__ = [
     "load",
     "parse_examples",
     "serve",
+    "tensorflow_form",
+    "write_saved_model",
 ]

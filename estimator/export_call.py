@@ -1,6 +1,6 @@
 """One export: a model_fn's answers, traced with sizes left open, and written to a directory.
 
-    write_export(directory, [ExportedMode(binding, live, batch, real=True)])
+    write_export(directory, [ExportedMode(binding, live, sample)])
 
 The model is traced with symbols in place of sizes that differ from request to request: the batch,
 lengths, counts. One that computes with them in Python cannot be; it is exported for a few sizes of
@@ -11,10 +11,8 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +21,7 @@ import numpy as np
 from estimator import export_files, steps
 from estimator.batches import ArrayLeaf, Batch
 from estimator.binding import Binding
+from estimator.export_batch import Sample, kind_of_values, plain, read_by_recipes
 from estimator.export_outputs import as_export_output, named_answers, spec_signatures
 from estimator.host_features import HostOutput
 from estimator.live import Live
@@ -33,7 +32,8 @@ _LOG = logging.getLogger(__name__)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 BATCH_SIZES = (1, 8, 64)
-_TRIES = 10
+# The dimensions of host recipes whose sizes differ from request to request, besides the batch.
+_OPEN = ("length", "count")
 
 
 def write_export(directory: str, modes: Sequence["ExportedMode"]) -> None:
@@ -46,7 +46,10 @@ def write_export(directory: str, modes: Sequence["ExportedMode"]) -> None:
     names = {name for mode in modes for name in mode.binding.recipes.variables}
     data = export_files.weights_to_bytes({n: np.asarray(live.values[n]) for n in sorted(names)})
     files = {export_files.WEIGHTS: export_files.write_file(directory, export_files.WEIGHTS, data)}
-    described = {mode.binding.mode: mode.write(directory, files) for mode in modes}
+    described: dict[str, Any] = {}
+    for mode in modes:
+        described |= mode.write(directory, files)
+    _check_names(described)
     examples = [example for mode in modes for example in mode.examples()]
     if examples:
         text = json.dumps(examples).encode()
@@ -72,49 +75,60 @@ class ExportedMode:
     Attributes:
         binding: what the model_fn asks for in that mode.
         live: the variables.
-        batch: a batch to trace with.
-        real: whether the batch was seen, or is made up; a real one becomes an example.
+        sample: what it is traced with, and how it is asked; a real batch is kept.
         batch_sizes: sizes to export for where no size can be left open.
         as_text: whether to write readable StableHLO, too.
-        parse: by name how features are read from records; None: they come as they are.
     """
 
     binding: Binding
     live: Live
-    batch: Batch
-    real: bool
+    sample: Sample
     batch_sizes: Sequence[int] = BATCH_SIZES
     as_text: bool = False
-    parse: Mapping[str, Any] | None = None
+    # What went wrong, if something did, in a trace with so many rows and those symbols.
+    _errors: dict[Any, Exception | None] = dataclasses.field(default_factory=dict, init=False)
+
+    @property
+    def batch(self) -> Batch:
+        """The batch that it is traced with."""
+        return self.sample.batch
 
     def write(self, directory: str, files: dict[str, Any]) -> dict[str, Any]:
-        """Writes the functions of a mode, notes them in `files`, and describes the mode."""
+        """Writes the functions of a mode, notes them in `files`, and describes the mode by name.
+
+        Its alternatives are modes of their own, which share its functions.
+        """
         binding = self.binding
-        return {
+        described = {
             "variables": list(binding.recipes.variables),
             "inputs": self._inputs(),
             "used": list(binding.used),
             "host": [self._written(recipe) for recipe in binding.host],
             "checks": [[i, self._written(check)] for i, check in binding.checks],
             "length_buckets": binding.model_fn.length_buckets,
-            "parse": self.parse,
+            "parse": self.sample.parse,
             "signatures": {
                 signature: self._signature(directory, signature, output, files)
                 for signature, output in self._outputs.items()
             },
         }
+        others = self.sample.alternatives or {}
+        return {binding.mode: described} | {
+            f"{name}:{binding.mode}": _alternative(described, name, features)
+            for name, features in others.items()
+        }
 
     def examples(self) -> list[Any]:
         """Returns a request with its answers as JSON has it; none, if JSON cannot hold it."""
-        if not self.real:
+        if not self.sample.is_real:
             return []
         names = list(self._outputs)
         step = steps.export_step(self.binding, self.live.step, self.live.seed, names)
         values = [self.live.values[name] for name in self.binding.recipes.variables]
         given = jax.device_get(step(values, self.binding.prepare(self.batch)))
         example = {
-            "features": _plain(self.batch.features),
-            "labels": _plain(self.batch.labels),
+            "features": plain(self.batch.features),
+            "labels": plain(self.batch.labels),
             "answers": dict(zip(names, given, strict=True)),
         }
         try:
@@ -160,31 +174,23 @@ class ExportedMode:
     ) -> list[dict[str, Any]]:
         """Traces a signature, with sizes left open if that can be, and writes what comes."""
         step = steps.export_step(self.binding, self.live.step, self.live.seed, [signature])
-        values = [
-            jax.ShapeDtypeStruct(self.live.values[name].shape, self.live.values[name].dtype)
-            for name in self.binding.recipes.variables
-        ]
         # Numbered: "a/b" and "a_b" are two signatures.
         base = f"{len(files)}_" + "".join(c if c.isalnum() else "_" for c in signature)
 
-        def exported(name: str, batch: int | None, shapes: list[Any]) -> dict[str, Any]:
-            with _without_source_paths():
-                made = jax.export.export(step, platforms=PLATFORMS)(values, shapes)
-            data = bytes(made.serialize())
-            files[f"{name}.stablehlo"] = export_files.write_file(
-                directory, f"{name}.stablehlo", data
-            )
+        def written(name: str, rows: int | None, traced: Any) -> dict[str, Any]:
+            parts = {f"{name}.stablehlo": bytes(traced.serialize())}
             if self.as_text:
-                text = made.mlir_module().encode()
-                files[f"{name}.mlir"] = export_files.write_file(directory, f"{name}.mlir", text)
-            return {"file": f"{name}.stablehlo", "batch": batch}
+                parts[f"{name}.mlir"] = traced.mlir_module().encode()
+            for file, data in parts.items():
+                files[file] = export_files.write_file(directory, file, data)
+            return {"file": f"{name}.stablehlo", "batch": rows}
 
-        failure: Exception | None = None
-        for shapes in self._open_shapes():
-            try:
-                return [exported(base, None, shapes)]
-            except Exception as error:
-                failure = failure or error
+        try:
+            traced = self._traced(step, None)
+        except Exception as error:
+            failure = error
+        else:
+            return [written(base, None, traced)]
         if self.binding.mode != ModeKeys.PREDICT:
             raise ValueError(  # rows that fill up would count in the loss
                 f"The mode {self.binding.mode!r} cannot be exported: the model_fn computes in "
@@ -200,63 +206,131 @@ class ExportedMode:
         )
         made = []
         for size in self.batch_sizes:
-            for shapes in self._open_shapes(size):
-                try:
-                    made.append(exported(f"{base}_{size}", size, shapes))
-                    break
-                except Exception as error:
-                    failure = error
-            else:
+            try:
+                traced = self._traced(step, size)
+            except Exception as error:
                 raise ValueError(
-                    f"The model cannot be exported for batches of {size} rows: {failure}"
-                ) from failure
+                    f"The model cannot be exported for batches of {size} rows: {error}"
+                ) from error
+            made.append(written(f"{base}_{size}", size, traced))
         return made
 
-    def _open_shapes(self, rows: int | None = None) -> Iterator[list[Any]]:
-        """Yields the shapes of the inputs, with symbols for open sizes.
+    def _traced(self, step: Any, rows: int | None) -> Any:
+        """Returns what JAX exports of a step, with as many sizes left open as can be.
 
-        First every length has a symbol of its own; then those that were equal share one.
+        Raises:
+            Exception: what went wrong at first, if it cannot be exported.
         """
-        batch = self.batch
-        made = [batch.host(r, self.binding.model_fn.length_buckets) for r in self.binding.host]
+        failures: list[Exception] = []
+        for symbols in self._symbols(rows):
+            known = self._errors.get((rows, *symbols))
+            if known is None:
+                try:
+                    with _without_source_paths():
+                        export = jax.export.export(step, platforms=PLATFORMS)
+                        return export(self._variables(), self._shapes(rows, symbols))
+                except Exception as error:
+                    known = error
+                    self._is_traced(rows, symbols)  # if not, other signatures need not try
+            failures.append(known)
+        raise failures[0]
+
+    def _symbols(self, rows: int | None) -> Iterator[list[str]]:
+        """Yields symbols for the open sizes of the inputs.
+
+        First each has one of its own; then lengths that were equal share one; then all that must
+        be equal; then all that were.
+        """
+        sizes = [size for sizes in self._host_sizes() for size in sizes]
+        alike = [f"{dim}_{size}" for dim, size in sizes if dim in _OPEN]
+        yield [f"{name}_{n}" for n, name in enumerate(alike)]
+        if len({*alike}) < len(alike):
+            yield [f"{s}_{n}" if s.startswith("count") else s for n, s in enumerate(alike)]
+            yield self._symbols_of_ties(rows, alike)
+            yield alike
+
+    def _symbols_of_ties(self, rows: int | None, alike: list[str]) -> list[str]:
+        """Returns symbols for open sizes, of which as few as can be are the same.
+
+        Those that must be equal are neighbours, such as ids and their weights. So it is tried in
+        which places sizes before and behind may differ.
+        """
+
+        def parted(cuts: Sequence[int]) -> list[str]:
+            return [f"{name}_{sum(n >= cut for cut in cuts)}" for n, name in enumerate(alike)]
+
+        if not self._is_traced(rows, alike):
+            return alike
+        return parted([n for n in range(1, len(alike)) if self._is_traced(rows, parted([n]))])
+
+    def _is_traced(self, rows: int | None, symbols: list[str]) -> bool:
+        key = (rows, *symbols)
+        if key not in self._errors:
+            names = list(self._outputs)
+            step = steps.export_step(self.binding, self.live.step, self.live.seed, names)
+            self._errors[key] = None
+            try:
+                jax.eval_shape(step, self._variables(), self._shapes(rows, symbols))
+            except Exception as error:  # the model_fn brings sizes together that may differ
+                self._errors[key] = error
+        return self._errors[key] is None
+
+    def _variables(self) -> list[Any]:
+        """Returns the shapes of the variables."""
+        values = [self.live.values[name] for name in self.binding.recipes.variables]
+        return [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in values]
+
+    def _host_sizes(self) -> list[list[tuple[str | int, int]]]:
+        """Returns the dimensions of what each host recipe makes, with their sizes in the batch."""
+        buckets = self.binding.model_fn.length_buckets
+        return [
+            list(zip(recipe.dims, self.batch.host(recipe, buckets).shape, strict=True))
+            for recipe in self.binding.host
+        ]
+
+    def _shapes(self, rows: int | None, symbols: list[str]) -> list[Any]:
+        """Returns the shapes of the inputs.
+
+        Args:
+            rows: the number of rows; None: it is left open.
+            symbols: the names of the other open sizes, in their order.
+        """
+        scope, batch = jax.export.SymbolicScope(), self.batch
+
+        def symbol(name: str) -> Any:
+            return jax.export.symbolic_shape(name, scope=scope)[0]
+
+        first = symbol("batch") if rows is None else rows
         count = max(batch.lengths, default=1)
-        for shared in (False, True):
-            scope = jax.export.SymbolicScope()
-
-            def symbol(name: str, scope: Any = scope) -> Any:
-                return jax.export.symbolic_shape(name, scope=scope)[0]
-
-            first = symbol("batch") if rows is None else rows
-            shapes = []
-            for i in self.binding.used:
-                shape = batch.leaves[i].shape
-                if shape and shape[0] == count:
-                    shape = (first, *shape[1:])
-                kind = self.binding.kinds[i]
-                assert isinstance(kind, ArrayLeaf)
-                shapes.append(jax.ShapeDtypeStruct(shape, kind.dtype))
-            for n, (recipe, array) in enumerate(zip(self.binding.host, made, strict=True)):
-                sizes: list[Any] = []
-                for axis, (dim, size) in enumerate(zip(recipe.dims, array.shape, strict=True)):
-                    if dim == "batch":
-                        sizes.append(first)
-                    elif dim in ("length", "count"):
-                        sizes.append(symbol(f"{dim}_{size}" if shared else f"{dim}_{n}_{axis}"))
-                    else:
-                        sizes.append(size)
-                shapes.append(jax.ShapeDtypeStruct(tuple(sizes), array.dtype))
-            yield shapes
+        shapes = []
+        for i in self.binding.used:
+            shape = batch.leaves[i].shape
+            if shape and shape[0] == count:
+                shape = (first, *shape[1:])
+            kind = self.binding.kinds[i]
+            assert isinstance(kind, ArrayLeaf)
+            shapes.append(jax.ShapeDtypeStruct(shape, kind.dtype))
+        names = iter(symbols)
+        for recipe, sizes in zip(self.binding.host, self._host_sizes(), strict=True):
+            made = [
+                first if dim == "batch" else symbol(next(names)) if dim in _OPEN else size
+                for dim, size in sizes
+            ]
+            dtype = batch.host(recipe, self.binding.model_fn.length_buckets).dtype
+            shapes.append(jax.ShapeDtypeStruct(tuple(made), dtype))
+        return shapes
 
     def _inputs(self) -> list[dict[str, Any]]:
         """Describes the leaves of a request: those that are used, or that host recipes read."""
         batch = self.batch
         count = max(batch.lengths, default=1)
-        needed = self._read_by_recipes()
+        needed = read_by_recipes(batch, self.binding.host)
         described = []
         pairs = zip(batch.raw_paths, batch.leaves, self.binding.kinds, strict=True)
         for i, (path, leaf, kind) in enumerate(pairs):
             entry: dict[str, Any] = {"part": path[0], "path": list(path[1:])}
             entry["needed"] = i in self.binding.used or path in needed
+            entry["like"] = kind_of_values(leaf)
             if isinstance(kind, ArrayLeaf) and i in self.binding.used:
                 sizes = [
                     None if n == 0 and size == count else size for n, size in enumerate(leaf.shape)
@@ -264,19 +338,6 @@ class ExportedMode:
                 entry |= {"dtype": kind.dtype.name, "shape": sizes}
             described.append(entry)
         return described
-
-    def _read_by_recipes(self) -> set[Any]:
-        """Returns the paths of the leaves that host recipes look at."""
-        features, labels = _watched(self.batch.features), _watched(self.batch.labels)
-        for recipe in self.binding.host:
-            recipe(features, labels)
-        read = set()
-        for path in self.batch.raw_paths:
-            part = features if path[0] == "features" else labels
-            # What is no dict tells nothing: any recipe may have read it.
-            if path[1] in part.read if isinstance(part, _Watched) else bool(self.binding.host):
-                read.add(path)
-        return read
 
     def _written(self, recipe: Any) -> Any:
         try:
@@ -290,6 +351,43 @@ class ExportedMode:
             ) from error
 
 
+def _alternative(mode: Mapping[str, Any], name: str, features: Collection[Any]) -> dict[str, Any]:
+    """Describes a mode that takes those features alone, and no records."""
+    inputs = mode["inputs"]
+    # A feature that is alone has no path: it is all of them.
+    taken = [i for i, entry in enumerate(inputs) if {*entry["path"]} <= {*features}]
+    lacking = [e["path"][0] for i, e in enumerate(inputs) if e["needed"] and i not in taken]
+    if lacking:
+        raise ValueError(
+            f"receiver_tensors_alternatives: {name!r} lacks the features {lacking}, and the model "
+            "looks at them."
+        )
+    place = {old: new for new, old in enumerate(taken)}
+    return {
+        **mode,
+        "inputs": [inputs[i] for i in taken],
+        "used": [place[i] for i in mode["used"]],
+        "checks": [[place[i], check] for i, check in mode["checks"] if i in place],
+        "parse": None,
+        "signatures": {f"{name}:{key}": made for key, made in mode["signatures"].items()},
+    }
+
+
+def _check_names(modes: Mapping[str, Any]) -> None:
+    """Checks that no signature has the name of another one.
+
+    Raises:
+        ValueError: if one has.
+    """
+    names = Counter(name for mode in modes.values() for name in mode["signatures"])
+    twice = sorted(name for name, count in names.items() if count > 1)
+    if twice:
+        raise ValueError(
+            f"There are several signatures {twice}: TRAIN and EVAL have the signatures 'train' and "
+            "'eval', and an alternative one for each of PREDICT. Rename the export_outputs."
+        )
+
+
 @contextlib.contextmanager
 def _without_source_paths() -> Iterator[None]:
     """Keeps the paths of the user's files out of what is traced meanwhile."""
@@ -299,94 +397,3 @@ def _without_source_paths() -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_traceback_in_locations_limit", before)
-
-
-class _Watched(dict[Any, Any]):
-    """A dict that notes which of its keys are read."""
-
-    def __init__(self, items: Mapping[Any, Any]) -> None:
-        super().__init__(items)
-        self.read: set[Any] = set()
-
-    def __getitem__(self, key: Any) -> Any:
-        self.read.add(key)
-        return super().__getitem__(key)
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        self.read.add(key)
-        return super().get(key, default)
-
-    def items(self) -> Any:
-        self.read.update(self)
-        return super().items()
-
-    def values(self) -> Any:
-        self.read.update(self)
-        return super().values()
-
-
-def _watched(part: Any) -> Any:
-    return _Watched(part) if isinstance(part, Mapping) else part
-
-
-def write_aside(
-    base: str | os.PathLike[str],
-    write: Callable[[str], None],
-    assets_extra: Mapping[str, str] | None,
-) -> str:
-    """Returns a new directory, named by the time, which appears when it is complete.
-
-    Args:
-        base: the directory that it is made in.
-        write: writes into a directory that is there and empty.
-        assets_extra: files to copy, by the path they get under `assets.extra`.
-
-    Raises:
-        ValueError: if such a path points elsewhere.
-        RuntimeError: if the names of ten seconds are all taken.
-    """
-    base = os.path.abspath(base)
-    os.makedirs(base, exist_ok=True)
-    for _ in range(_TRIES):
-        name = f"{int(time.time()):010d}"
-        path, aside = os.path.join(base, name), os.path.join(base, f"temp-{name}")
-        try:
-            if os.path.exists(path):
-                raise FileExistsError
-            os.mkdir(aside)
-        except FileExistsError:
-            time.sleep(1)
-            continue
-        try:
-            write(aside)
-            _copy_assets(aside, assets_extra or {})
-            os.rename(aside, path)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        return path
-    raise RuntimeError(f"There is an export of each of the last {_TRIES} seconds in {base}.")
-
-
-def _copy_assets(directory: str, assets: Mapping[str, str]) -> None:
-    root = os.path.join(directory, "assets.extra")
-    for given, source in assets.items():
-        target = os.path.abspath(os.path.join(root, given))
-        if not target.startswith(root + os.sep):
-            raise ValueError(f"assets_extra: {given!r} does not lie in assets.extra.")
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        shutil.copyfile(source, target)
-
-
-def _plain(features: Any) -> Any:
-    """Returns features as recipes can write them down."""
-    if isinstance(features, Mapping):
-        return {key: _plain(leaf) for key, leaf in features.items()}
-    if isinstance(features, jax.Array):
-        return np.asarray(features)
-    if isinstance(features, np.ndarray) and features.dtype.kind in "OUS":
-        return _tuples(features.tolist())
-    return _tuples(features)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -13,7 +13,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,10 +30,49 @@ _FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 # A manifest is small; anything larger is no manifest.
 _MOST_BYTES = 2**28
+_TRIES = 10
 
 
 class DamagedExportError(ValueError):
     """An export is not as it was written, or none; the message names the path and the reason."""
+
+
+def write_aside(
+    base: str | os.PathLike[str],
+    write: Callable[[str], None],
+    assets_extra: Mapping[str, str] | None,
+) -> str:
+    """Returns a new directory, named by the time, which appears when it is complete.
+
+    Args:
+        base: the directory that it is made in.
+        write: writes into a directory that is there and empty.
+        assets_extra: files to copy, by the path they get under `assets.extra`.
+
+    Raises:
+        ValueError: if such a path points elsewhere.
+        RuntimeError: if the names of ten seconds are all taken.
+    """
+    base = os.path.abspath(os.fsdecode(base))
+    os.makedirs(base, exist_ok=True)
+    for _ in range(_TRIES):
+        name = f"{int(time.time()):010d}"
+        path, aside = os.path.join(base, name), os.path.join(base, f"temp-{name}")
+        try:
+            if os.path.exists(path):
+                raise FileExistsError
+            os.mkdir(aside)
+        except FileExistsError:
+            time.sleep(1)
+            continue
+        try:
+            write(aside)
+            _copy_assets(aside, assets_extra or {})
+            os.rename(aside, path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return path
+    raise RuntimeError(f"There is an export of each of the last {_TRIES} seconds in {base}.")
 
 
 def write_file(directory: str, name: str, data: bytes) -> dict[str, Any]:
@@ -121,6 +162,16 @@ def damaged(directory: str, part: str, reason: str) -> DamagedExportError:
     return DamagedExportError(
         f"{directory}: {part} is not as an export was written: {reason}. Export the model again."
     )
+
+
+def _copy_assets(directory: str, assets: Mapping[str, str]) -> None:
+    root = os.path.join(directory, "assets.extra")
+    for given, source in assets.items():
+        target = os.path.abspath(os.path.join(root, given))
+        if not target.startswith(root + os.sep):
+            raise ValueError(f"assets_extra: {given!r} does not lie in assets.extra.")
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.copyfile(source, target)
 
 
 def _canonical(body: Any) -> bytes:

@@ -6,8 +6,9 @@ from typing import Any
 
 from estimator.arguments import checked_checkpoint
 from estimator.batches import Batch
-from estimator.export_batch import example_batch, in_any_form
-from estimator.export_call import BATCH_SIZES, ExportedMode, write_aside, write_export
+from estimator.export_batch import in_any_form, sample_of
+from estimator.export_call import BATCH_SIZES, ExportedMode, write_export
+from estimator.export_files import write_aside
 from estimator.live import LiveVariables
 from estimator.mode_keys import ModeKeys
 from estimator.model import Model
@@ -147,17 +148,18 @@ class ExportMethods:
         for mode in _MODES:
             if mode not in receivers:
                 continue
-            batch, is_real, parse = example_batch(receivers[mode], self._seen, mode)
-            batch, binding = in_any_form(batch, self._model.bindings(mode).discover)
+            sample = sample_of(receivers[mode], self._seen, mode)
+            batch, binding = in_any_form(sample.batch, self._model.bindings(mode))
             live = self._variables.for_reading(binding, self._read_placement(None), path)
             if live.checkpoint is None and self._warm_start_from is None:
                 raise ValueError(
                     f"Couldn't find trained model at {self.model_dir}. Call train first."
                 )
             sizes = tuple(batch_sizes)
-            modes.append(ExportedMode(binding, live, batch, is_real, sizes, as_text, parse))
+            sample = sample._replace(batch=batch)
+            modes.append(ExportedMode(binding, live, sample, sizes, as_text))
 
         def write(directory: str) -> None:
             write_export(directory, modes)
 
-        return write_aside(base, write, assets_extra).encode()
+        return os.fsencode(write_aside(base, write, assets_extra))

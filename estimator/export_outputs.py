@@ -9,14 +9,18 @@ A plain dict of answers stands for a PredictOutput.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import jax
+import jax.numpy as jnp
 
+from estimator.host_features import HostOutput
 from estimator.mode_keys import ModeKeys
 
 DEFAULT = "serving_default"
+
+_Kind = TypeVar("_Kind")
 
 
 class ExportOutput:
@@ -29,7 +33,25 @@ class ExportOutput:
         raise NotImplementedError
 
 
-@jax.tree_util.register_dataclass
+def _tree(kind: type[_Kind]) -> type[_Kind]:
+    """Registers a dataclass of arrays with JAX."""
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+
+    def rebuilt(_: None, values: Iterable[Any]) -> Any:
+        # JAX rebuilds trees with placeholders for leaves, so nothing is checked here.
+        made = object.__new__(kind)
+        for name, value in zip(names, values, strict=True):
+            object.__setattr__(made, name, value)
+        return made
+
+    def taken_apart(made: Any) -> tuple[list[Any], None]:
+        return [getattr(made, name) for name in names], None
+
+    jax.tree_util.register_pytree_node(kind, taken_apart, rebuilt)
+    return kind
+
+
+@_tree
 @dataclasses.dataclass(frozen=True, eq=False)
 class PredictOutput(ExportOutput):
     """Any answers.
@@ -38,10 +60,23 @@ class PredictOutput(ExportOutput):
     {'output': 3.0}
 
     Attributes:
-        outputs: answers by name, or one, which is named `output`.
+        outputs: answers by name, or one, which is named `output`. A name is a str, or a tuple of
+            them: `("head", "scores")` is `head/scores`.
+
+    Raises:
+        ValueError: if a name is something else.
     """
 
     outputs: Any
+
+    def __post_init__(self) -> None:
+        for name in self.answers():
+            parts = name if isinstance(name, tuple) else (name,)
+            if not all(isinstance(part, str) for part in parts):
+                raise ValueError(
+                    f"PredictOutput: the name of an answer must be a str or a tuple of them, got "
+                    f"{name!r}."
+                )
 
     def answers(self) -> dict[str, Any]:
         """Returns the answers by name."""
@@ -49,7 +84,7 @@ class PredictOutput(ExportOutput):
         return dict(self.outputs) if named else {"output": self.outputs}
 
 
-@jax.tree_util.register_dataclass
+@_tree
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassificationOutput(ExportOutput):
     """Classes and their scores.
@@ -57,6 +92,9 @@ class ClassificationOutput(ExportOutput):
     Attributes:
         scores: floats of shape (batch, classes).
         classes: names, a `host_output` of the same shape, or None.
+
+    Raises:
+        ValueError: if one is of another kind, or there is neither.
     """
 
     method: ClassVar[str] = "classify"
@@ -64,28 +102,52 @@ class ClassificationOutput(ExportOutput):
     scores: Any = None
     classes: Any = None
 
+    def __post_init__(self) -> None:
+        if self.scores is None and self.classes is None:
+            raise ValueError("ClassificationOutput: give scores, or classes, or both.")
+        if self.scores is not None:
+            _check_floats("ClassificationOutput: scores", self.scores)
+        if self.classes is not None and not isinstance(self.classes, HostOutput):
+            raise ValueError(
+                "ClassificationOutput: classes must be names, such as host_output(Lookup(names), "
+                f"ids), got {self.classes!r}."
+            )
+
     def answers(self) -> dict[str, Any]:
         """Returns those of `scores` and `classes` that there are."""
         both = {"classes": self.classes, "scores": self.scores}
         return {name: answer for name, answer in both.items() if answer is not None}
 
 
-@jax.tree_util.register_dataclass
+@_tree
 @dataclasses.dataclass(frozen=True, eq=False)
 class RegressionOutput(ExportOutput):
     """A number for each example.
 
     Attributes:
         value: floats of shape (batch,) or (batch, 1).
+
+    Raises:
+        ValueError: if it is something else.
     """
 
     method: ClassVar[str] = "regress"
 
     value: Any
 
+    def __post_init__(self) -> None:
+        _check_floats("RegressionOutput: value", self.value)
+
     def answers(self) -> dict[str, Any]:
         """Returns the value as `outputs`."""
         return {"outputs": self.value}
+
+
+def _check_floats(what: str, value: Any) -> None:
+    dtype = getattr(value, "dtype", None)
+    floats = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    if not floats and not isinstance(value, HostOutput):
+        raise ValueError(f"{what} must be an array of floats or a host_output, got {value!r}.")
 
 
 def as_export_output(value: Any) -> ExportOutput:
@@ -131,9 +193,8 @@ def spec_signatures(
     if spec.mode == ModeKeys.PREDICT:
         return signatures(spec.export_outputs, spec.predictions)
     answers = {"loss": spec.loss}
-    if spec.mode == ModeKeys.EVAL:
-        for name, metric in (spec.eval_metric_ops or {}).items():
-            answers[f"metrics/{name}/value"] = value_of(metric)
+    for name, metric in (spec.eval_metric_ops or {}).items():
+        answers[f"metrics/{name}/value"] = value_of(metric)
     if isinstance(spec.predictions, Mapping):
         for key, answer in PredictOutput(spec.predictions).answers().items():
             name = "/".join(map(str, key)) if isinstance(key, tuple) else str(key)

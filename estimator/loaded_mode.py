@@ -33,27 +33,29 @@ class Input:
         dtype: what is computed with; None: the host makes ids of it.
         shape: its dimensions, None for those of any size; None: in any form that its column takes.
         needed: whether the model looks at it.
+        like: what it held when the model was exported: str, int, float or bool; None: unknown.
     """
 
     part: str
-    path: tuple[str, ...]
+    path: tuple[str | int, ...]
     dtype: str | None
     shape: tuple[int | None, ...] | None
     needed: bool
+    like: str | None = None
 
     @property
     def name(self) -> str:
         """How it is called in messages."""
-        return "/".join(self.path) or self.part
+        return "/".join(map(str, self.path)) or self.part
 
     @property
-    def place(self) -> tuple[str, ...]:
+    def place(self) -> tuple[str | int, ...]:
         """Where it lies in a batch."""
         return (self.part, *self.path)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Parsed:
+class Parsed:
     """How a feature is read from records; a shape of None: any number of values."""
 
     dtype: np.dtype
@@ -61,7 +63,7 @@ class _Parsed:
     default_value: Any
 
     @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> "_Parsed":
+    def of(cls, entry: Mapping[str, Any]) -> "Parsed":
         shape = entry["shape"]
         return cls(
             np.dtype(entry["dtype"]), None if shape is None else tuple(shape), entry["default"]
@@ -78,6 +80,10 @@ class LoadedMode:
         inputs: what goes in.
         outputs: by signature: name, recipe and number of arrays of each answer.
         variables: the names of the weights, in the order its functions take them.
+        used: the inputs that its functions take, by their places among all.
+        host: the host recipes, whose arrays they take behind those.
+        checks: what is looked at of inputs, by their places.
+        parse: how features are read from records; None: they come as they are.
         takes_rows: whether each array that goes in has a row for each row of the request.
 
     Raises:
@@ -90,16 +96,16 @@ class LoadedMode:
         looked_at = [*entry["used"], *(i for i, _ in entry["checks"])]
         if not all(0 <= int(i) < len(self.inputs) for i in looked_at):
             raise ValueError(f"it looks at the inputs {looked_at} of {len(self.inputs)}")
-        self._used = [int(i) for i in entry["used"]]
-        self._host = [_recipe(data, HostRecipe) for data in entry["host"]]
-        shapes = [self.inputs[i].shape or () for i in self._used]
+        self.used = [int(i) for i in entry["used"]]
+        self.host = [_recipe(data, HostRecipe) for data in entry["host"]]
+        shapes = [self.inputs[i].shape or () for i in self.used]
         self.takes_rows = all(shape[:1] == (None,) for shape in shapes) and all(
-            recipe.dims[:1] == ("batch",) for recipe in self._host
+            recipe.dims[:1] == ("batch",) for recipe in self.host
         )
-        self._checks = [(int(i), _recipe(data, HostCheck)) for i, data in entry["checks"]]
+        self.checks = [(int(i), _recipe(data, HostCheck)) for i, data in entry["checks"]]
         self._length_buckets = entry["length_buckets"]
         parse = entry["parse"]
-        self._parse = None if parse is None else {n: _Parsed.of(e) for n, e in parse.items()}
+        self.parse = None if parse is None else {n: Parsed.of(e) for n, e in parse.items()}
         self.outputs = {
             name: [_output(given) for given in signature["outputs"]]
             for name, signature in entry["signatures"].items()
@@ -120,15 +126,23 @@ class LoadedMode:
         if isinstance(features, list) and isinstance(features[0], Mapping):
             if not all(isinstance(row, Mapping) for row in features):
                 raise ValueError("Some rows of the request are dicts, and some are not.")
-            keys = dict.fromkeys(str(key) for row in features for key in row)
+            keys = dict.fromkeys(key for row in features for key in row)
             if len(keys) > len(self.inputs):  # else many rows of many names fill the memory
-                self._check_keys("features", keys)
+                self._check_keys("features", self._keyed("features", keys))
             features = {key: [row.get(key) for row in features] for key in keys}
-        if self._parse is not None and isinstance(features, Mapping) and [*features] == [RECORDS]:
-            features = parse_examples(features[RECORDS], self._parse)
+        if self.parse is not None and isinstance(features, Mapping) and [*features] == [RECORDS]:
+            features = parse_examples(features[RECORDS], self.parse)
+        features, labels = self._keyed("features", features), self._keyed("labels", labels)
         self._check_keys("features", features)
         self._check_keys("labels", labels)
         return Batch(features, labels)
+
+    def _keyed(self, part: str, given: Any) -> Any:
+        """Returns what is given by the keys that the model_fn knows: in JSON an int is a text."""
+        if not isinstance(given, Mapping):
+            return given
+        keys = {str(e.path[0]): e.path[0] for e in self.inputs if e.part == part and e.path}
+        return {keys.get(str(key), key): leaf for key, leaf in given.items()}
 
     def _check_keys(self, part: str, given: Any) -> None:
         """Checks that a request holds the leaves that are needed, and no others."""
@@ -150,17 +164,19 @@ class LoadedMode:
                 f"{part} must be a dict by name, or a list of such rows, got a "
                 f"{type(given).__name__}. The model takes {[entry.name for entry in entries]}."
             )
-        known = sorted({entry.path[0] for entry in entries})
+        known = sorted({str(entry.path[0]) for entry in entries})
         one = part.removesuffix("s")
         for key in given:
-            if key not in known:
+            if str(key) not in known:
                 raise ValueError(
                     f"The model takes no {one} {key!r}.{did_you_mean(str(key), known)} It takes "
                     f"{known}."
                 )
         missing = [e.name for e in entries if e.needed and e.path[0] not in given]
         if missing:
-            raise ValueError(f"The {part} {missing} are missing; there are {sorted(given)}.")
+            raise ValueError(
+                f"The {part} {missing} are missing; there are {sorted(given, key=str)}."
+            )
 
     def prepared(self, batch: Batch) -> list[Any]:
         """Returns the arrays that the compiled functions take."""
@@ -173,12 +189,12 @@ class LoadedMode:
             raise ValueError(
                 f"All features of a request must have the same number of rows: {batch.describe()}."
             )
-        for i, check in self._checks:
+        for i, check in self.checks:
             if self.inputs[i].place in place:
                 batch.check(place[self.inputs[i].place], check)
-        arrays = [self._array(self.inputs[i], batch, place) for i in self._used]
+        arrays = [self._array(self.inputs[i], batch, place) for i in self.used]
         buckets = self._length_buckets
-        return [*arrays, *(batch.host(recipe, buckets) for recipe in self._host)]
+        return [*arrays, *(batch.host(recipe, buckets) for recipe in self.host)]
 
     def _array(self, wanted: Input, batch: Batch, place: Mapping[Any, int]) -> Any:
         if wanted.place not in place:
@@ -214,6 +230,7 @@ def _input(entry: Mapping[str, Any]) -> Input:
         dtype=entry.get("dtype"),
         shape=None if shape is None else tuple(shape),
         needed=bool(entry["needed"]),
+        like=entry.get("like"),
     )
 
 

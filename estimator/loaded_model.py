@@ -37,6 +37,7 @@ class LoadedModel:
         path: its directory.
         global_step: the training step it was exported at.
         variables: the weights by name, numpy arrays.
+        examples: batches that were exported with it: their features, labels and answers.
     """
 
     def __init__(self, path: str, manifest: Mapping[str, Any]) -> None:
@@ -48,7 +49,7 @@ class LoadedModel:
         self.variables = export_files.weights_from_bytes(path, data)
         values = {name: jax.device_put(value) for name, value in self.variables.items()}
         self._modules: dict[Any, bytes] = {}  # exports may be deleted while they are asked
-        self._signatures: dict[str, _Signature] = {}
+        self._signatures: dict[str, Signature] = {}
         for entry in manifest["modes"].values():
             mode = LoadedMode(entry)
             weights = [values[name] for name in mode.variables]
@@ -60,9 +61,9 @@ class LoadedModel:
                 for file in sizes.values():
                     if file not in self._modules:
                         self._modules[file] = export_files.read_file(path, file, self._files)
-                self._signatures[name] = _Signature(mode, method, sizes, weights)
-        self._examples = self._read_examples()
-        self._functions: dict[Any, _Function] = {}
+                self._signatures[name] = Signature(mode, method, sizes, weights)
+        self.examples = self._read_examples()
+        self._functions: dict[Any, Function] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -75,12 +76,12 @@ class LoadedModel:
 
     def outputs(self, signature: str = "serving_default") -> list[str]:
         """Returns the names of the answers of a signature."""
-        return [name for name, _, _ in self._signature(signature).mode.outputs[signature]]
+        return [name for name, _, _ in self.signature(signature).mode.outputs[signature]]
 
     def output_types(self, signature: str = "serving_default") -> dict[str, "OutputType"]:
         """Returns dtype and shape of each answer of a signature."""
-        found = self._signature(signature)
-        types = list(self._function(next(iter(found.files.values()))).types)
+        found = self.signature(signature)
+        types = list(self.function(next(iter(found.files.values()))).types)
         described = {}
         for name, recipe, count in found.mode.outputs[signature]:
             made, types = types[:count], types[count:]
@@ -94,11 +95,11 @@ class LoadedModel:
 
     def inputs(self, signature: str = "serving_default") -> list[Input]:
         """Returns what goes into a signature."""
-        return self._signature(signature).mode.inputs
+        return self.signature(signature).mode.inputs
 
     def method(self, signature: str = "serving_default") -> str:
         """Returns what kind of answers a signature gives: predict, classify or regress."""
-        return self._signature(signature).method
+        return self.signature(signature).method
 
     def __call__(
         self, features: Any, signature: str = "serving_default", labels: Any = None
@@ -131,16 +132,16 @@ class LoadedModel:
         Raises:
             ValueError: if a feature is missing, or of another shape or kind.
         """
-        mode = self._signature(signature).mode
+        mode = self.signature(signature).mode
         batch = mode.batch(features, labels)
         inputs = mode.prepared(batch)
         return Request(signature, inputs, max(batch.lengths))
 
     def run(self, request: "Request") -> list[np.ndarray]:
         """Returns the arrays that the function makes of a request, the second part of a call."""
-        signature = self._signature(request.signature)
+        signature = self.signature(request.signature)
         if None in signature.files:
-            leaves = self._function(signature.files[None])(signature.weights, request.inputs)
+            leaves = self.function(signature.files[None])(signature.weights, request.inputs)
         else:
             leaves = self._in_sizes(signature, request)
         wanted = sum(count for _, _, count in signature.mode.outputs[request.signature])
@@ -155,7 +156,7 @@ class LoadedModel:
     def finished(self, request: "Request", leaves: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the answers, made on the host of those arrays, the third part of a call."""
         answers = {}
-        for name, recipe, count in self._signature(request.signature).mode.outputs[
+        for name, recipe, count in self.signature(request.signature).mode.outputs[
             request.signature
         ]:
             arrays, leaves = leaves[:count], leaves[count:]
@@ -167,13 +168,13 @@ class LoadedModel:
 
         So it is by their shapes, and in the examples a row answers alone as it does in company.
         """
-        found = self._signature(signature)
+        found = self.signature(signature)
         if not found.mode.takes_rows:
             return False
         for rows, file in found.files.items():
-            if not all(t.shape and t.shape[0] == rows for t in self._function(file).types):
+            if not all(t.shape and t.shape[0] == rows for t in self.function(file).types):
                 return False
-        for example in self._examples:
+        for example in self.examples:
             if signature not in example["answers"]:
                 continue
             together = self.request(example["features"], signature, example["labels"])
@@ -189,7 +190,7 @@ class LoadedModel:
         Raises:
             ValueError: if an answer differs from the one of before by more than rounding.
         """
-        for example in self._examples:
+        for example in self.examples:
             for signature, wanted in example["answers"].items():
                 request = self.request(example["features"], signature, example["labels"])
                 for answer, before in zip(self.run(request), wanted, strict=True):
@@ -198,7 +199,7 @@ class LoadedModel:
                             f"{self.path}: the signature {signature!r} answers {answer}, and "
                             f"answered {before} when it was exported."
                         )
-        return len(self._examples)
+        return len(self.examples)
 
     def _read_examples(self) -> list[dict[str, Any]]:
         if export_files.EXAMPLES not in self._files:
@@ -214,7 +215,8 @@ class LoadedModel:
             for example in examples
         ]
 
-    def _signature(self, name: str) -> "_Signature":
+    def signature(self, name: str) -> "Signature":
+        """Returns what a signature consists of."""
         if name not in self._signatures:
             raise ValueError(
                 f"There is no signature {name!r}.{did_you_mean(name, self._signatures)} The "
@@ -222,7 +224,7 @@ class LoadedModel:
             )
         return self._signatures[name]
 
-    def _in_sizes(self, signature: "_Signature", request: "Request") -> list[np.ndarray]:
+    def _in_sizes(self, signature: "Signature", request: "Request") -> list[np.ndarray]:
         """Runs a request through functions for a few sizes of the batch, filled up to the next."""
         sizes = sorted(size for size in signature.files if size is not None)
         rows, inputs = request.rows, request.inputs
@@ -232,13 +234,13 @@ class LoadedModel:
             size = next(size for size in sizes if size >= count)
             index = np.minimum(np.arange(start, start + size), rows - 1)
             chosen = [x[index] if x.ndim and len(x) == rows else x for x in inputs]
-            made = self._function(signature.files[size])(signature.weights, chosen)
+            made = self.function(signature.files[size])(signature.weights, chosen)
             parts.append([x[:count] if x.ndim and len(x) == size else x for x in made])
         return [
             np.concatenate(part) if part[0].ndim else part[0] for part in zip(*parts, strict=True)
         ]
 
-    def _function(self, file: Any) -> "_Function":
+    def function(self, file: Any) -> "Function":
         """Returns what a file holds; it is read when it is first asked for."""
         with self._lock:
             if file not in self._functions:
@@ -250,7 +252,7 @@ class LoadedModel:
                         f"{jax.__version__} cannot read it: {reason_of(error)}. Use the jax that "
                         "wrote it, or export the model again."
                     ) from error
-                self._functions[file] = _Function(exported)
+                self._functions[file] = Function(exported)
             return self._functions[file]
 
 
@@ -282,10 +284,16 @@ class Request:
     rows: int
 
 
-class _Function:
-    """A function that was exported; it compiles when it is first called with new sizes."""
+class Function:
+    """A function that was exported; it compiles when it is first called with new sizes.
+
+    Attributes:
+        exported: as JAX reads it.
+        types: what it answers.
+    """
 
     def __init__(self, exported: Any) -> None:
+        self.exported = exported
         self._call = steps.compiled_export(exported)
         self.types = [
             OutputType(aval.dtype, tuple(n if isinstance(n, int) else None for n in aval.shape))
@@ -298,8 +306,15 @@ class _Function:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Signature:
-    """What a signature needs: `files` by the number of rows they take, None: any."""
+class Signature:
+    """What a signature consists of.
+
+    Attributes:
+        mode: reads requests, and describes the answers.
+        method: what kind of answers it gives.
+        files: its functions, by the number of rows they take; None: any.
+        weights: what the functions take besides the inputs.
+    """
 
     mode: LoadedMode
     method: str

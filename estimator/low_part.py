@@ -43,21 +43,21 @@ def low_part(value: Any) -> jax.Array | None:
     frame.by_width[leaf.path] = None
     if not leaf.narrowed:
         return None
-    return host_feature(LowPart(leaf.path, value.ndim))
+    return host_feature(LowPart(leaf.path, value.shape[1:]))
 
 
 @dataclasses.dataclass(frozen=True)
 class LowPart(HostRecipe):
-    """Makes the low part of the leaf at a path, which has `rank` dimensions."""
+    """Makes the low part of the leaf at a path, whose rows have a shape."""
 
     path: RawPath
-    rank: int
+    shape: tuple[int, ...]
     dtype = np.dtype("float32")
 
     @property
     def dims(self) -> tuple[str | int, ...]:  # type: ignore[override]
-        """As many as the leaf has."""
-        return ("count",) * self.rank
+        """Those of the leaf."""
+        return ("batch", *self.shape)
 
     def __call__(self, features: Any, labels: Any) -> np.ndarray:
         """Returns what is lost of each number; of one that is not finite, nothing."""

@@ -23,11 +23,13 @@ class Model:
     def __init__(self, model_fn: ModelFn) -> None:
         self.model_fn = model_fn
         self._bindings: dict[Any, Binding] = {}
+        self._loose: dict[str, dict[Any, list[Any]]] = {}
         self._compiled: dict[Any, Any] = {}
 
     def bindings(self, mode: str) -> "ModeBindings":
         """Returns the bindings of one mode."""
-        return ModeBindings(self.model_fn, mode, self._bindings)
+        loose = self._loose.setdefault(mode, {})
+        return ModeBindings(self.model_fn, mode, self._bindings, loose)
 
     def train_steps(self, binding: Binding, structure: Any, mesh: Mesh | None) -> steps.TrainSteps:
         """Returns the compiled training steps of a binding, for states of that structure."""
@@ -53,9 +55,20 @@ class Model:
 
 
 class ModeBindings:
-    """The bindings of one mode, by the kind of batch."""
+    """The bindings of one mode, by the kind of batch.
 
-    def __init__(self, model_fn: ModelFn, mode: str, known: dict[Any, Binding]) -> None:
+    Attributes:
+        loose: by the layout of a batch, which features an export has found to come in any form.
+    """
+
+    def __init__(
+        self,
+        model_fn: ModelFn,
+        mode: str,
+        known: dict[Any, Binding],
+        loose: dict[Any, list[Any]],
+    ) -> None:
+        self.loose = loose
         self._model_fn = model_fn
         self._mode = mode
         self._known = known

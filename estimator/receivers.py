@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from estimator.sparse_tensor import SparseTensor
+
 # What stands for a dimension of any size where a batch is made up.
 _ROWS, _ANY = 2, 3
 
@@ -49,51 +51,65 @@ class TensorSpec:
 class ServingInputReceiver:
     """What an exported model is asked with.
 
+    >>> spec = TensorSpec((None,), np.float32)
+    >>> ServingInputReceiver(spec).features == {"feature": spec}
+    True
+
     Attributes:
         features: `TensorSpec`s, or example arrays, by name; one alone is called `feature`.
-        receiver_tensors: what arrives, which is the features.
-        receiver_tensors_alternatives: other forms of it; not here.
+        receiver_tensors: what arrives, which is the features; one alone is called `input`.
+        receiver_tensors_alternatives: by the name of an alternative, the features that it takes in
+            their place: those that the model looks at, or all. Each signature `s` is there as
+            `<alternative>:s`, too. For a receiver of records it says that features may come
+            themselves.
+
+    Raises:
+        ValueError: if there are no features, if a name is no text and no int, or if what arrives,
+            or an alternative, is no feature: a receiver computes nothing here.
+        TypeError: if a feature is no `TensorSpec` and no array, or something else is no mapping.
     """
 
     features: Any
     receiver_tensors: Any = None
-    receiver_tensors_alternatives: None = None
+    receiver_tensors_alternatives: Mapping[str, Mapping[Any, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        where = type(self).__name__
+        features = _specs(where, "feature", self.features, "feature")
+        arriving = self._arriving(features)
+        given = arriving if self.receiver_tensors is None else self.receiver_tensors
+        given = _specs(where, "receiver tensor", given, "input")
+        _check_arriving(where, given, arriving)
+        object.__setattr__(self, "features", features)
+        object.__setattr__(self, "receiver_tensors", given)
+        if self.receiver_tensors_alternatives is not None:
+            _check_alternatives(where, self.receiver_tensors_alternatives, features)
+
+    def _arriving(self, features: dict[Any, Any]) -> dict[Any, Any]:
+        """Returns what arrives, by name."""
+        return features
 
     def example(self) -> Any:
         """Returns features of a batch that is made up."""
-        if isinstance(self.features, Mapping):
-            return {name: _example(spec) for name, spec in self.features.items()}
-        return {"feature": _example(self.features)}
+        return {name: _example(spec) for name, spec in self.features.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorServingInputReceiver(ServingInputReceiver):
     """The same for a model whose features are one array, and no dict."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.features, Mapping):
+            raise TypeError(
+                f"TensorServingInputReceiver: features must be one TensorSpec or array, got "
+                f"{self.features!r}. ServingInputReceiver takes a dict."
+            )
+        super().__post_init__()
+        object.__setattr__(self, "features", self.features["feature"])
+
     def example(self) -> Any:
         """Returns features of a batch that is made up."""
         return _example(self.features)
-
-
-@dataclasses.dataclass(frozen=True)
-class SupervisedInputReceiver(ServingInputReceiver):
-    """What an exported model is trained or evaluated with.
-
-    Attributes:
-        labels: `TensorSpec`s, or example arrays, by name; or one alone.
-    """
-
-    labels: Any = None
-
-    def example(self) -> Any:
-        """Returns features of a batch that is made up."""
-        return super().example() if isinstance(self.features, Mapping) else _example(self.features)
-
-    def example_labels(self) -> Any:
-        """Returns the labels of that batch."""
-        if isinstance(self.labels, Mapping):
-            return {name: _example(spec) for name, spec in self.labels.items()}
-        return _example(self.labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +118,10 @@ class ParsingInputReceiver(ServingInputReceiver):
 
     `features` holds by name how they are read, see `estimator.tf_example`.
     """
+
+    def _arriving(self, features: dict[Any, Any]) -> dict[Any, Any]:
+        """Returns what arrives, by name."""
+        return {"examples": TensorSpec((None,), str)}
 
     def example(self) -> Any:
         """Returns features of a batch that is made up."""
@@ -112,6 +132,43 @@ class ParsingInputReceiver(ServingInputReceiver):
             example = spec.example()
             made[name] = np.asarray(example).tolist() if shape is None else example
         return made
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisedInputReceiver:
+    """What an exported model is trained or evaluated with.
+
+    Attributes:
+        features: `TensorSpec`s, or example arrays, by name; or one alone.
+        labels: likewise; None: the model takes none.
+        receiver_tensors: what arrives, which is features and labels; those that are alone are
+            called `input` and `label`.
+
+    Raises:
+        ValueError, TypeError: as for `ServingInputReceiver`.
+    """
+
+    features: Any
+    labels: Any = None
+    receiver_tensors: Any = None
+
+    def __post_init__(self) -> None:
+        where = type(self).__name__
+        arriving = _specs(where, "feature", self.features, "input")
+        if self.labels is not None:
+            arriving = arriving | _specs(where, "label", self.labels, "label")
+        given = arriving if self.receiver_tensors is None else self.receiver_tensors
+        given = _specs(where, "receiver tensor", given, "input")
+        _check_arriving(where, given, arriving)
+        object.__setattr__(self, "receiver_tensors", given)
+
+    def example(self) -> Any:
+        """Returns features of a batch that is made up."""
+        return _examples(self.features)
+
+    def example_labels(self) -> Any:
+        """Returns the labels of that batch."""
+        return _examples(self.labels)
 
 
 def build_parsing_serving_input_receiver_fn(
@@ -128,8 +185,8 @@ def build_parsing_serving_input_receiver_fn(
         feature_spec: by name how a feature is read, as `make_parse_example_spec` gives it.
         default_batch_size: the number of records of each request; None: any.
     """
-    del default_batch_size
-    return lambda: ParsingInputReceiver(dict(feature_spec))
+    records = {"examples": TensorSpec((default_batch_size,), str)}
+    return lambda: ParsingInputReceiver(dict(feature_spec), records)
 
 
 def build_raw_serving_input_receiver_fn(
@@ -153,7 +210,7 @@ def build_raw_serving_input_receiver_fn(
         name: _spec_of("build_raw_serving_input_receiver_fn", name, given, default_batch_size)
         for name, given in features.items()
     }
-    return lambda: ServingInputReceiver(specs, specs)
+    return lambda: ServingInputReceiver(specs)
 
 
 def build_raw_supervised_input_receiver_fn(
@@ -187,7 +244,7 @@ def build_raw_supervised_input_receiver_fn(
         if both:
             raise ValueError(f"{where}: {both} are names of features and of labels.")
     made = specs_of("features", features), specs_of("labels", labels)
-    return lambda: SupervisedInputReceiver(made[0], made, labels=made[1])
+    return lambda: SupervisedInputReceiver(*made)
 
 
 def _spec_of(where: str, name: str, given: Any, batch_size: int | None) -> TensorSpec:
@@ -206,3 +263,62 @@ def _spec_of(where: str, name: str, given: Any, batch_size: int | None) -> Tenso
 
 def _example(spec: Any) -> Any:
     return spec.example() if isinstance(spec, TensorSpec) else spec
+
+
+def _examples(specs: Any) -> Any:
+    if isinstance(specs, Mapping):
+        return {name: _example(spec) for name, spec in specs.items()}
+    return _example(specs)
+
+
+def _specs(where: str, part: str, given: Any, alone: str) -> dict[Any, Any]:
+    """Returns specs by name; one alone gets a name.
+
+    Raises:
+        ValueError: if there are none, or a name is of another kind.
+        TypeError: if one is no spec.
+    """
+    if given is None:
+        raise ValueError(f"{where}: {part}s must be given, got None.")
+    named = dict(given) if isinstance(given, Mapping) else {alone: given}
+    for name, spec in named.items():
+        if not isinstance(name, str | int):
+            raise ValueError(
+                f"{where}: the name of a {part} must be a str or an int, got {name!r}."
+            )
+        # How a feature is read from records has a dtype, too.
+        if getattr(spec, "dtype", None) is None and not isinstance(spec, list | SparseTensor):
+            raise TypeError(
+                f"{where}: the {part} {name!r} must be a TensorSpec or an array, got {spec!r}."
+            )
+    return named
+
+
+def _check_arriving(where: str, given: Mapping[Any, Any], arriving: Mapping[Any, Any]) -> None:
+    is_alone = len(arriving) == 1 and [*given] == ["input"]
+    if {*map(str, given)} != {*map(str, arriving)} and not is_alone:
+        raise ValueError(
+            f"{where}: a receiver computes nothing here, so what arrives is {[*arriving]}; got the "
+            f"receiver tensors {[*given]}. Leave them out; or, if features are read from records, "
+            "use build_parsing_serving_input_receiver_fn."
+        )
+
+
+def _check_alternatives(where: str, given: Any, features: Mapping[Any, Any]) -> None:
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"{where}: receiver_tensors_alternatives must be a dict of features by name, by the "
+            f"name of the alternative, got {given!r}."
+        )
+    for name, specs in given.items():
+        if not isinstance(name, str) or not isinstance(specs, Mapping):
+            raise TypeError(
+                f"{where}: an alternative must have a str for its name and be a dict of features "
+                f"by name, got {name!r}: {specs!r}."
+            )
+        lacking = sorted(_specs(where, "feature", specs, "feature").keys() - features, key=str)
+        if lacking:
+            raise ValueError(
+                f"{where}: a receiver computes nothing here, so the alternative {name!r} must be "
+                f"made of features of the receiver, {[*features]}, which lacks {lacking}."
+            )

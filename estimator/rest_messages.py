@@ -73,7 +73,7 @@ class Asked:
             for column in _columns(given):
                 _check_size(wanted[0].name, column, self.length, most_values)
             return {wanted[0].path[0]: given} if wanted[0].path else given
-        for name in {entry.path[0] for entry in inputs if entry.path}:
+        for name in {str(entry.path[0]) for entry in inputs if entry.path}:
             rows = self.rows
             column = given.get(name) if rows is None else [row.get(name) for row in rows]
             for leaf in _columns(column):

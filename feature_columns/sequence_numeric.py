@@ -59,8 +59,8 @@ class SequenceNumericColumn(OneFeatureColumn, SequenceColumn, SequenceDenseColum
 
     @property
     def source(self) -> SequenceColumn:
-        """The column itself."""
-        return self
+        """The column without its function, which changes no length: so it can be written down."""
+        return dataclasses.replace(self, normalizer_fn=None)
 
     @property
     def padding(self) -> float:

@@ -1,5 +1,9 @@
 """What tests of exports share: models of several kinds, trained for a step or two."""
 
+import json
+import shutil
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +12,7 @@ import optax
 import canned
 import estimator as est
 import feature_columns as fc
+from estimator import export_files
 
 TEXTS = {
     "text": [["good", "food"], ["never", "again", "here"], ["so"], [], ["good", "good"], ["bad"]],
@@ -115,3 +120,15 @@ def assert_same_answers(given, wanted):
             np.testing.assert_allclose(given[name], answer, rtol=1e-6, atol=1e-6, err_msg=name)
         else:
             np.testing.assert_array_equal(given[name], answer, err_msg=name)
+
+
+def rewritten(path, directory, change):
+    """Returns a copy of an export whose manifest was changed, checksum and all."""
+    directory = shutil.copytree(path, directory)
+    manifest = json.loads((Path(directory) / "export.json").read_text())["body"]
+    before = json.dumps(manifest)
+    change(manifest)
+    assert json.dumps(manifest) != before
+    del manifest["format"]
+    export_files.write_manifest(directory, manifest)
+    return directory

@@ -1,18 +1,16 @@
 """Exports that are not as they were written: refused, never believed, never a crash."""
 
-import json
 import os
 import random
 import shutil
 from pathlib import Path
 
 import pytest
-from exporting import build_custom
+from exporting import build_custom, rewritten
 
 import canned
 import estimator as est
 import feature_columns as fc
-from estimator import export_files
 
 
 @pytest.fixture(scope="module")
@@ -21,18 +19,6 @@ def whole(tmp_path_factory):
     root = tmp_path_factory.mktemp("export")
     estimator, features = build_custom(str(root / "model"))
     return features, estimator.export_saved_model(root / "exports").decode()
-
-
-def rewritten(path, directory, change):
-    """Returns a copy of an export whose manifest was changed, checksum and all."""
-    directory = shutil.copytree(path, directory)
-    manifest = json.loads((Path(directory) / "export.json").read_text())["body"]
-    before = json.dumps(manifest)
-    change(manifest)
-    assert json.dumps(manifest) != before
-    del manifest["format"]
-    export_files.write_manifest(directory, manifest)
-    return directory
 
 
 def damage(directory, rng):

@@ -371,3 +371,22 @@ def test_words_of_a_file_go_into_the_export(tmp_path):
     (wanted,) = estimator.predict(lambda: asked, yield_single_examples=False)
     path.unlink()
     assert_same_answers(est.export.load(directory)(asked, "predict"), wanted)
+
+
+def test_digits_beyond_float32_go_into_an_export_too(tmp_path):
+    points = np.random.default_rng(0).normal(1e9, 1.0, size=(40, 2))
+    estimator = canned.KMeans(3, tmp_path / "model").train(lambda: points, steps=2)
+    loaded = est.export.load(estimator.export_saved_model(tmp_path))
+    (wanted,) = estimator.predict(lambda: points, yield_single_examples=False)
+    assert_same_answers(loaded(points, "predict"), wanted)
+    assert len({*wanted["cluster_index"]}) == 3
+
+
+def test_the_normalizer_of_a_sequence_is_inside_the_module(tmp_path):
+    column = fc.sequence_numeric_column("x", normalizer_fn=lambda x: x * 2)
+    estimator = canned.RNNClassifier([column], units=[2], model_dir=tmp_path / "model")
+    features = {"x": [[1.0, 2.0], [3.0]]}
+    estimator.train(lambda: (features, [0, 1]), steps=1)
+    loaded = est.export.load(estimator.export_saved_model(tmp_path))
+    (wanted,) = estimator.predict(lambda: features, yield_single_examples=False)
+    assert_same_answers(loaded(features, "predict"), wanted)
