@@ -3,6 +3,7 @@
 python -m estimator show runs/iris                          # a model directory, or an export
 python -m estimator predict runs/iris/export/best --input rows.json
 python -m estimator serve runs/iris/export/best --port 8501
+python -m estimator convert runs/iris/export/best runs/iris/saved_models
 """
 
 import argparse
@@ -20,6 +21,7 @@ from estimator.export_outputs import DEFAULT
 from estimator.loaded_model import LoadedModel, load
 from estimator.rest_application import RequestLimits
 from estimator.rest_server import serve
+from estimator.tensorflow_export import write_saved_model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         "--reload-secs", type=float, default=5.0, help="between two looks for a newer export"
     )
     served.set_defaults(run=_serve)
+
+    convert = commands.add_parser("convert", help="an export as TensorFlow's SavedModel")
+    convert.add_argument("directory")
+    convert.add_argument("output", help="the directory that gets it, named by the time")
+    convert.set_defaults(run=_convert)
     return parser
 
 
@@ -100,6 +107,10 @@ def _show(given: argparse.Namespace) -> None:
 def _predict(given: argparse.Namespace) -> None:
     answers = load(given.directory)(_read_json(given.input), given.signature)
     sys.stdout.write(json.dumps(rows_of(answers)) + "\n")
+
+
+def _convert(given: argparse.Namespace) -> None:
+    sys.stdout.write(write_saved_model(load(given.directory), given.output) + "\n")
 
 
 def _serve(given: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """The methods of an Estimator that write exports."""
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ from estimator.export_batch import in_any_form, sample_of
 from estimator.export_call import BATCH_SIZES, ExportedMode, write_export
 from estimator.export_files import write_aside
 from estimator.live import LiveVariables
+from estimator.loaded_model import load
 from estimator.mode_keys import ModeKeys
 from estimator.model import Model
+from estimator.tensorflow_export import write_saved_model
 
 _MODES = (ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT)
 
@@ -36,6 +39,7 @@ class ExportMethods:
         checkpoint_path: str | os.PathLike[str] | None = None,
         experimental_mode: str = ModeKeys.PREDICT,
         batch_sizes: Sequence[int] = BATCH_SIZES,
+        format: str = "jax",
     ) -> bytes:
         """Writes the model for other processes, which ask it without the code that made it.
 
@@ -48,13 +52,32 @@ class ExportMethods:
             checkpoint_path: the checkpoint to export; None: the newest.
             experimental_mode: the mode to export.
             batch_sizes: what to export for where the size of a batch cannot be left open.
+            format: `"jax"`; or `"tensorflow"`: TensorFlow's SavedModel, for its servers and
+                clients, of the mode PREDICT.
 
         Returns:
-            The path, which `estimator.export.load` reads.
+            The path, which `estimator.export.load` reads; or TensorFlow.
 
         Raises:
             ValueError, TypeError: if the model is not trained, or cannot be exported.
+            ImportError: if there is no TensorFlow, where its format is wanted.
         """
+        if format not in ("jax", "tensorflow"):
+            raise ValueError(f'format must be "jax" or "tensorflow", got {format!r}.')
+        if format == "tensorflow":
+            if experimental_mode != ModeKeys.PREDICT or as_text:
+                raise ValueError(
+                    "A SavedModel of TensorFlow's serves: it is of the mode PREDICT, without "
+                    "as_text."
+                )
+            with tempfile.TemporaryDirectory() as directory:
+                path = self.export_saved_model(
+                    directory,
+                    serving_input_receiver_fn,
+                    checkpoint_path=checkpoint_path,
+                    batch_sizes=batch_sizes,
+                )
+                return write_saved_model(load(path), export_dir_base, assets_extra).encode()
         receivers = {experimental_mode: serving_input_receiver_fn}
         return self._exported(
             "export_saved_model",

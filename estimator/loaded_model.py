@@ -322,7 +322,7 @@ class Signature:
     weights: list[Any]
 
 
-def load(path: str | os.PathLike[str]) -> LoadedModel:
+def load(path: str | bytes | os.PathLike[str]) -> LoadedModel:
     """Reads an export.
 
     Args:
@@ -353,7 +353,7 @@ def load(path: str | os.PathLike[str]) -> LoadedModel:
         raise damaged(path, export_files.MANIFEST, reason_of(error)) from error
 
 
-def newest(path: str | os.PathLike[str]) -> str:
+def newest(path: str | bytes | os.PathLike[str]) -> str:
     """Returns the directory of an export: the one given, or the latest that lies in it.
 
     Raises:
