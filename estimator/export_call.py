@@ -45,7 +45,8 @@ def write_export(directory: str, modes: Sequence["ExportedMode"]) -> None:
     live = modes[0].live
     names = {name for mode in modes for name in mode.binding.recipes.variables}
     data = export_files.weights_to_bytes({n: np.asarray(live.values[n]) for n in sorted(names)})
-    files = {export_files.WEIGHTS: export_files.write_file(directory, export_files.WEIGHTS, data)}
+    files: dict[str, Any] = {}
+    export_files.write_file(directory, export_files.WEIGHTS, data, files)
     described: dict[str, Any] = {}
     for mode in modes:
         described |= mode.write(directory, files)
@@ -53,9 +54,7 @@ def write_export(directory: str, modes: Sequence["ExportedMode"]) -> None:
     examples = [example for mode in modes for example in mode.examples()]
     if examples:
         text = json.dumps(examples).encode()
-        files[export_files.EXAMPLES] = export_files.write_file(
-            directory, export_files.EXAMPLES, text
-        )
+        export_files.write_file(directory, export_files.EXAMPLES, text, files)
     export_files.write_manifest(
         directory,
         {
@@ -178,12 +177,12 @@ class ExportedMode:
         base = f"{len(files)}_" + "".join(c if c.isalnum() else "_" for c in signature)
 
         def written(name: str, rows: int | None, traced: Any) -> dict[str, Any]:
-            parts = {f"{name}.stablehlo": bytes(traced.serialize())}
+            data = bytes(traced.serialize())
+            file = export_files.write_file(directory, f"{name}.stablehlo", data, files)
             if self.as_text:
-                parts[f"{name}.mlir"] = traced.mlir_module().encode()
-            for file, data in parts.items():
-                files[file] = export_files.write_file(directory, file, data)
-            return {"file": f"{name}.stablehlo", "batch": rows}
+                text = traced.mlir_module().encode()
+                export_files.write_file(directory, f"{name}.mlir", text, files)
+            return {"file": file, "batch": rows}
 
         try:
             traced = self._traced(step, None)

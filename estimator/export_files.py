@@ -75,11 +75,20 @@ def write_aside(
     raise RuntimeError(f"There is an export of each of the last {_TRIES} seconds in {base}.")
 
 
-def write_file(directory: str, name: str, data: bytes) -> dict[str, Any]:
-    """Writes a file of an export, and returns what the manifest says of it."""
+def write_file(directory: str, name: str, data: bytes, files: dict[str, Any]) -> str:
+    """Writes a file of an export, and notes in `files` what the manifest says of it.
+
+    Returns:
+        The name of the file that holds the data: another one, if that was written already.
+    """
+    entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    for other, known in files.items():
+        if known == entry:
+            return other
     with open(os.path.join(directory, name), "wb") as file:
         file.write(data)
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    files[name] = entry
+    return name
 
 
 def write_manifest(directory: str, body: Mapping[str, Any]) -> None:

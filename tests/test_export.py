@@ -390,3 +390,11 @@ def test_the_normalizer_of_a_sequence_is_inside_the_module(tmp_path):
     loaded = est.export.load(estimator.export_saved_model(tmp_path))
     (wanted,) = estimator.predict(lambda: features, yield_single_examples=False)
     assert_same_answers(loaded(features, "predict"), wanted)
+
+
+def test_signatures_that_answer_the_same_share_a_function(exports):
+    _, features, path = exports("linear")
+    loaded = est.export.load(path)
+    files = {name: loaded.signature(name).files[None] for name in loaded.signatures}
+    assert files["serving_default"] == files["classification"] != files["predict"]
+    assert_same_answers(loaded(features), loaded(features, "classification"))

@@ -83,9 +83,8 @@ def test_an_export_whose_answers_have_changed_is_not_served(exports, tmp_path):
     from estimator import export_files
 
     data = export_files.weights_to_bytes(weights)
-    manifest["files"][export_files.WEIGHTS] = export_files.write_file(
-        str(path), export_files.WEIGHTS, data
-    )
+    del manifest["files"][export_files.WEIGHTS]
+    export_files.write_file(str(path), export_files.WEIGHTS, data, manifest["files"])
     del manifest["format"]
     export_files.write_manifest(str(path), manifest)
     with pytest.raises(ValueError, match=r"answered .* when it was exported"):
