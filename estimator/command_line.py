@@ -18,7 +18,7 @@ import numpy as np
 
 from estimator import checkpoint, export_files
 from estimator.export_outputs import DEFAULT
-from estimator.loaded_model import LoadedModel, load
+from estimator.loaded_model import LoadedModel, directories_of_exports, load, newest
 from estimator.rest_application import RequestLimits
 from estimator.rest_server import serve
 from estimator.tensorflow_export import write_saved_model
@@ -175,7 +175,9 @@ def _shown_export(loaded: LoadedModel) -> list[str]:
 def _shown_model(directory: str) -> list[str]:
     path = checkpoint.resolve(directory)
     values = checkpoint.read_variables(path)
-    return [f"checkpoint {path}", "", *_shown_variables(values)]
+    lines = [f"checkpoint {path}", "", *_shown_variables(values)]
+    found = directories_of_exports(directory)
+    return [*lines, "", "exports", *(f"  {newest(root)}" for root in found)] if found else lines
 
 
 def _shown_variables(values: dict[str, np.ndarray]) -> list[str]:

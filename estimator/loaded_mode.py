@@ -1,7 +1,7 @@
 """Loaded modes: requests to an export become the arrays that its functions take.
 
     mode = LoadedMode(manifest["modes"]["infer"])
-    arrays = mode.prepared(mode.batch(features))
+    arrays, rows = mode.prepared(mode.batch(features))
 
 What is wrong with a request is said by name; nothing of it runs before.
 """
@@ -21,6 +21,8 @@ from estimator.tf_example import parse_examples
 
 # The name of the input that takes serialised tf.train.Examples.
 RECORDS = "examples"
+# The kinds of dtypes that become another without a loss that anybody would mind.
+_TAKEN = {"f": "fiub", "V": "fiub", "c": "cfiub", "i": "iub", "u": "iub", "b": "b"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Input:
     def name(self) -> str:
         """How it is called in messages."""
         return "/".join(map(str, self.path)) or self.part
+
+    @property
+    def described(self) -> str:
+        """What it must be, in messages."""
+        return f"{self.dtype} of shape {[size or 'any' for size in self.shape or ()]}"
 
     @property
     def place(self) -> tuple[str | int, ...]:
@@ -92,6 +99,10 @@ class LoadedMode:
 
     def __init__(self, entry: Mapping[str, Any]) -> None:
         self.inputs = [_input(given) for given in entry["inputs"]]
+        self._keys = {
+            part: {str(e.path[0]): e.path[0] for e in self.inputs if e.part == part and e.path}
+            for part in ("features", "labels")
+        }
         self.variables = [str(name) for name in entry["variables"]]
         looked_at = [*entry["used"], *(i for i, _ in entry["checks"])]
         if not all(0 <= int(i) < len(self.inputs) for i in looked_at):
@@ -141,7 +152,7 @@ class LoadedMode:
         """Returns what is given by the keys that the model_fn knows: in JSON an int is a text."""
         if not isinstance(given, Mapping):
             return given
-        keys = {str(e.path[0]): e.path[0] for e in self.inputs if e.part == part and e.path}
+        keys = self._keys[part]
         return {keys.get(str(key), key): leaf for key, leaf in given.items()}
 
     def _check_keys(self, part: str, given: Any) -> None:
@@ -164,13 +175,12 @@ class LoadedMode:
                 f"{part} must be a dict by name, or a list of such rows, got a "
                 f"{type(given).__name__}. The model takes {[entry.name for entry in entries]}."
             )
-        known = sorted({str(entry.path[0]) for entry in entries})
-        one = part.removesuffix("s")
+        known, one = self._keys[part], part.removesuffix("s")
         for key in given:
             if str(key) not in known:
                 raise ValueError(
                     f"The model takes no {one} {key!r}.{did_you_mean(str(key), known)} It takes "
-                    f"{known}."
+                    f"{sorted(known)}."
                 )
         missing = [e.name for e in entries if e.needed and e.path[0] not in given]
         if missing:
@@ -178,14 +188,15 @@ class LoadedMode:
                 f"The {part} {missing} are missing; there are {sorted(given, key=str)}."
             )
 
-    def prepared(self, batch: Batch) -> list[Any]:
-        """Returns the arrays that the compiled functions take."""
+    def prepared(self, batch: Batch) -> tuple[list[Any], int]:
+        """Returns the arrays that the compiled functions take, and how many rows they are of."""
         place = {path: i for i, path in enumerate(batch.raw_paths)}
-        if not batch.lengths:
+        lengths = batch.lengths
+        if not lengths:
             raise ValueError("The request has no rows. A single row goes into a list: [{...}].")
-        if min(batch.lengths) == 0:
+        if min(lengths) == 0:
             raise ValueError("The request is empty: give at least one row.")
-        if len(batch.lengths) > 1:
+        if len(lengths) > 1:
             raise ValueError(
                 f"All features of a request must have the same number of rows: {batch.describe()}."
             )
@@ -194,26 +205,23 @@ class LoadedMode:
                 batch.check(place[self.inputs[i].place], check)
         arrays = [self._array(self.inputs[i], batch, place) for i in self.used]
         buckets = self._length_buckets
-        return [*arrays, *(batch.host(recipe, buckets) for recipe in self.host)]
+        return [*arrays, *(batch.host(recipe, buckets) for recipe in self.host)], max(lengths)
 
     def _array(self, wanted: Input, batch: Batch, place: Mapping[Any, int]) -> Any:
         if wanted.place not in place:
             raise ValueError(f"{wanted.name} is missing.")
         given = batch.leaves[place[wanted.place]]
         array = np.asarray(given)
-        dtype = np.dtype(jax.numpy.dtype(wanted.dtype))
-        described = f"{wanted.dtype} of shape {[n or 'any' for n in wanted.shape or ()]}"
-        kinds = {"f": "fiub", "V": "fiub", "c": "cfiub", "i": "iub", "u": "iub", "b": "b"}
-        if array.dtype.kind not in kinds[dtype.kind] and array.dtype != dtype:
-            raise ValueError(f"{wanted.name} must be {described}, got {_shown(given)}.")
-        shape = wanted.shape or ()
+        dtype, shape = np.dtype(jax.numpy.dtype(wanted.dtype)), wanted.shape or ()
+        if array.dtype.kind not in _TAKEN[dtype.kind] and array.dtype != dtype:
+            raise ValueError(f"{wanted.name} must be {wanted.described}, got {_shown(given)}.")
         fits = array.ndim == len(shape) and all(
             size in (None, actual) for size, actual in zip(shape, array.shape, strict=True)
         )
         if not fits:
             hint = " A single row goes into a list: [{...}]." if array.ndim == 0 else ""
             raise ValueError(
-                f"{wanted.name} must be {described}, got shape {list(array.shape)}.{hint}"
+                f"{wanted.name} must be {wanted.described}, got shape {list(array.shape)}.{hint}"
             )
         narrow = to_device_dtype(array, wanted.name)
         made = narrow.astype(dtype)

@@ -133,9 +133,8 @@ class LoadedModel:
             ValueError: if a feature is missing, or of another shape or kind.
         """
         mode = self.signature(signature).mode
-        batch = mode.batch(features, labels)
-        inputs = mode.prepared(batch)
-        return Request(signature, inputs, max(batch.lengths))
+        inputs, rows = mode.prepared(mode.batch(features, labels))
+        return Request(signature, inputs, rows)
 
     def run(self, request: "Request") -> list[np.ndarray]:
         """Returns the arrays that the function makes of a request, the second part of a call."""
@@ -294,6 +293,7 @@ class Function:
 
     def __init__(self, exported: Any) -> None:
         self.exported = exported
+        self._is_away = jax.default_backend() != "cpu"
         self._call = steps.compiled_export(exported)
         self.types = [
             OutputType(aval.dtype, tuple(n if isinstance(n, int) else None for n in aval.shape))
@@ -302,7 +302,9 @@ class Function:
 
     def __call__(self, weights: list[Any], inputs: list[Any]) -> list[np.ndarray]:
         (leaves,) = self._call(weights, inputs)
-        return [np.array(leaf) for leaf in jax.device_get(leaves)]
+        if self._is_away:
+            leaves = jax.device_get(leaves)  # all of them at once
+        return [np.array(leaf) for leaf in leaves]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,13 +370,21 @@ def newest(path: str | bytes | os.PathLike[str]) -> str:
     return path
 
 
+def directories_of_exports(path: str) -> list[str]:
+    """Returns the directories in a model directory that hold exports, each named by its time."""
+    found = {
+        os.path.dirname(os.path.dirname(name))
+        for root in (path, os.path.join(path, "export"))
+        for name in glob.glob(os.path.join(glob.escape(root), "*", "*", export_files.MANIFEST))
+    }
+    return sorted(found)
+
+
 def _near(path: str) -> str:
     """Returns where there are exports, in words: those of a model directory, or beside a typo."""
-    for root in (path, os.path.join(path, "export"), os.path.dirname(path)):
-        found = glob.glob(os.path.join(glob.escape(root), "*", "*", export_files.MANIFEST))
-        if found:
-            names = sorted({os.path.dirname(os.path.dirname(name)) for name in found})
-            return f" There are some in {names}."
+    for root in (path, os.path.dirname(path)):
+        if found := directories_of_exports(root):
+            return f" There are some in {found}."
     return " estimator.export_saved_model writes one."
 
 

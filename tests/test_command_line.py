@@ -44,6 +44,7 @@ def test_show_lists_what_a_model_directory_holds(built, capsys):
     first, *shown = capsys.readouterr().out.splitlines()
     assert first == f"checkpoint {built}/checkpoints/1"
     assert "  dense/bias: float32 [3]" in shown
+    assert shown[-2:] == ["exports", f"  {est.export.load(built / 'export').path}"]
 
 
 def test_predict_answers_rows_and_columns(tmp_path, capsys, monkeypatch):
