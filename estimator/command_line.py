@@ -11,17 +11,21 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from estimator import checkpoint, export_files
+from estimator.export_directories import directories_of_exports, near_exports, newest
 from estimator.export_outputs import DEFAULT
-from estimator.loaded_model import LoadedModel, directories_of_exports, load, newest
+from estimator.loaded_mode import RECORDS, shape_text
+from estimator.loaded_model import LoadedModel, load
 from estimator.rest_application import RequestLimits
 from estimator.rest_server import serve
 from estimator.tensorflow_export import write_saved_model
+
+_EXPORT = "an export; or the directory that holds exports, named by their times"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         given.run(given)
-    except (OSError, ValueError, OverflowError, KeyError, TypeError, ImportError) as error:
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, ValueError, LookupError, ArithmeticError, TypeError, ImportError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
@@ -59,15 +65,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     show = commands.add_parser("show", help="what a model directory, or an export, holds")
-    show.add_argument("directory")
+    show.add_argument("directory", help=_EXPORT + "; or a model directory")
     show.set_defaults(run=_show)
 
-    predict = commands.add_parser("predict", help="what an export answers")
-    predict.add_argument("directory")
-    predict.add_argument(
-        "--input", default="-", help="a JSON file: a list of rows, or columns by name; -: stdin"
+    predict = commands.add_parser(
+        "predict",
+        help="what an export answers",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    predict.add_argument("--signature", default=DEFAULT)
+    predict.add_argument("directory", help=_EXPORT)
+    predict.add_argument(
+        "--input",
+        default="-",
+        help="a JSON file: a list of rows, or columns by name; -: standard input",
+    )
+    predict.add_argument("--signature", default=DEFAULT, help="what is asked")
     predict.set_defaults(run=_predict)
 
     served = commands.add_parser(
@@ -75,29 +87,56 @@ def _parser() -> argparse.ArgumentParser:
         help="an export as a REST service, as TensorFlow Serving has it",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    served.add_argument("directory", help="an export, or the directory that gets new ones")
-    served.add_argument("--port", type=int, default=8501, help="0: any free one")
+    served.add_argument("directory", help=_EXPORT)
+    served.add_argument("--port", type=_number(0, 65535), default=8501, help="0: any free one")
     served.add_argument("--host", default="127.0.0.1", help="0.0.0.0: open to the network")
     served.add_argument("--name", default="default", help="what the model is called in addresses")
-    served.add_argument("--max-rows", type=int, default=RequestLimits.rows)
-    served.add_argument("--max-bytes", type=int, default=RequestLimits.body_bytes)
+    served.add_argument(
+        "--max-rows", type=_number(1), default=RequestLimits.rows, help="rows of a request"
+    )
+    served.add_argument(
+        "--max-bytes",
+        type=_number(1),
+        default=RequestLimits.body_bytes,
+        help="length of a body, and of what its rows become once they are filled up",
+    )
     served.add_argument(
         "--batch-rows",
-        type=int,
+        type=_number(0),
         default=64,
         help="rows of requests that come at the same time, answered together; 0: none",
     )
-    served.add_argument("--threads", type=int, default=16)
     served.add_argument(
-        "--reload-secs", type=float, default=5.0, help="between two looks for a newer export"
+        "--threads", type=_number(1), default=16, help="requests worked on at the same time"
     )
+    served.add_argument(
+        "--reload-secs",
+        type=float,
+        default=5.0,
+        help="seconds between two looks for a newer export; 0: none",
+    )
+    served.add_argument("--wait", action="store_true", help="there need not be an export yet")
+    served.add_argument("--verbose", action="store_true", help="log each request")
     served.set_defaults(run=_serve)
 
     convert = commands.add_parser("convert", help="an export as TensorFlow's SavedModel")
-    convert.add_argument("directory")
+    convert.add_argument("directory", help=_EXPORT)
     convert.add_argument("output", help="the directory that gets it, named by the time")
     convert.set_defaults(run=_convert)
     return parser
+
+
+def _number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Returns what reads an argument that is a whole number."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least or (most is not None and value > most):
+            to = "" if most is None else f", and at most {most}"
+            raise argparse.ArgumentTypeError(f"must be at least {least}{to}, got {value}")
+        return value
+
+    return number
 
 
 def _show(given: argparse.Namespace) -> None:
@@ -115,7 +154,7 @@ def _convert(given: argparse.Namespace) -> None:
 
 def _serve(given: argparse.Namespace) -> None:
     logging.basicConfig(format="%(asctime)s %(message)s")
-    logging.getLogger("estimator").setLevel(logging.INFO)
+    logging.getLogger("estimator").setLevel(logging.DEBUG if given.verbose else logging.INFO)
 
     def on_start(address: str) -> None:
         sys.stdout.write(f"{given.directory} is served at {address}; Ctrl-C ends it.\n")
@@ -130,19 +169,20 @@ def _serve(given: argparse.Namespace) -> None:
         given.batch_rows,
         given.threads,
         given.reload_secs,
+        given.wait,
         on_start,
     )
 
 
 def _read_json(path: str) -> Any:
     if path == "-":
-        text = sys.stdin.read()
+        text: str | bytes = sys.stdin.read()
     else:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             text = file.read()
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the input {path} is no JSON: {error}") from error
 
 
@@ -164,16 +204,37 @@ def _shown_export(loaded: LoadedModel) -> list[str]:
     for name in loaded.signatures:
         for entry in loaded.inputs(name):
             if entry.dtype is not None:
-                kind = f"{entry.dtype} {[size or 'any' for size in entry.shape or ()]}"
+                kind = f"{entry.dtype} {shape_text(entry.shape or ())}"
             else:
-                kind = "as its columns take it" if entry.needed else "not used"
+                kind = f"{entry.like or 'values'}, as its columns take it"
+            kind = kind if entry.needed else "not used"
             shown[f"  {entry.name} ({entry.part}): {kind}"] = name
     lines += ["", "inputs", *shown]
+    if any(map(loaded.takes_records, loaded.signatures)):
+        lines.append(f"  or {RECORDS}: serialised tf.train.Examples")
+    if row := _example_row(loaded):
+        lines += ["", "example row", f"  {row}"]
     return [*lines, "", *_shown_variables(loaded.variables)]
 
 
+def _example_row(loaded: LoadedModel) -> str:
+    """Returns a row of the examples as JSON; nothing where that is not plain to see."""
+    for example in loaded.examples:
+        features = example["features"]
+        try:
+            first = {name: leaf[0] for name, leaf in features.items()}
+            return json.dumps(first, default=lambda value: value.tolist())
+        except (AttributeError, LookupError, TypeError):
+            continue
+    return ""
+
+
 def _shown_model(directory: str) -> list[str]:
-    path = checkpoint.resolve(directory)
+    try:
+        path = checkpoint.resolve(directory)
+    except ValueError as error:
+        near = near_exports(os.path.abspath(directory))
+        raise ValueError(f"{directory} holds no export and no checkpoint.{near}") from error
     values = checkpoint.read_variables(path)
     lines = [f"checkpoint {path}", "", *_shown_variables(values)]
     found = directories_of_exports(directory)

@@ -167,20 +167,26 @@ def kind_of_values(leaf: Any) -> str | None:
     """
     if isinstance(leaf, SparseTensor):
         return kind_of_values(leaf.values)
-    kind = np.dtype(getattr(leaf, "dtype", object)).kind  # scipy's matrices have one, too
-    if kind != "O":
+    if getattr(leaf, "size", 1) == 0:
+        return None
+    dtype = getattr(leaf, "dtype", None)  # scipy's matrices have one, too
+    if isinstance(dtype, np.dtype) and dtype.kind != "O":
         kinds = {"b": "bool", "i": "int", "u": "int", "U": "str", "S": "str", "T": "str"}
-        return kinds.get(kind, "float")
-    level = list(leaf)
-    while any(isinstance(item, list | tuple | np.ndarray) for item in level):
-        level = [item for part in level if part is not None for item in part]
+        return kinds.get(dtype.kind, "float")
+    rows, level = (list, tuple, np.ndarray), list(leaf)
+    while any(isinstance(item, rows) for item in level):
+        level = [item for part in level if isinstance(part, rows) for item in part]
     for item in level:
         if isinstance(item, bool | np.bool):
             return "bool"
         if isinstance(item, str | bytes):
             return "str"
-    ints = [isinstance(item, int | np.integer) for item in level if item is not None]
+    ints = [isinstance(item, int | np.integer) for item in level if not _is_gap(item)]
     return None if not ints else "int" if all(ints) else "float"
+
+
+def _is_gap(item: Any) -> bool:
+    return item is None or (isinstance(item, float | np.floating) and bool(np.isnan(item)))
 
 
 def plain(features: Any) -> Any:

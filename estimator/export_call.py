@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -174,7 +175,7 @@ class ExportedMode:
         """Traces a signature, with sizes left open if that can be, and writes what comes."""
         step = steps.export_step(self.binding, self.live.step, self.live.seed, [signature])
         # Numbered: "a/b" and "a_b" are two signatures.
-        base = f"{len(files)}_" + "".join(c if c.isalnum() else "_" for c in signature)
+        base = f"{len(files)}_" + re.sub("[^A-Za-z0-9]", "_", signature)[:100]
 
         def written(name: str, rows: int | None, traced: Any) -> dict[str, Any]:
             data = bytes(traced.serialize())
@@ -182,7 +183,7 @@ class ExportedMode:
             if self.as_text:
                 text = traced.mlir_module().encode()
                 export_files.write_file(directory, f"{name}.mlir", text, files)
-            return {"file": file, "batch": rows}
+            return {"file": file, "batch": rows, "by_rows": _answers_by_rows(traced, rows)}
 
         try:
             traced = self._traced(step, None)
@@ -211,8 +212,23 @@ class ExportedMode:
                 raise ValueError(
                     f"The model cannot be exported for batches of {size} rows: {error}"
                 ) from error
+            if not self._answers_by_rows(step, traced, size):
+                raise ValueError(  # what fills up would count in them
+                    f"The signature {signature!r} cannot be exported for batches of {size} rows, "
+                    f"since it does not answer row by row, and requests are filled up: {failure}"
+                )
             made.append(written(f"{base}_{size}", size, traced))
         return made
+
+    def _answers_by_rows(self, step: Any, traced: Any, size: int) -> bool:
+        """Returns whether there is an answer for each of so many rows, and for any number."""
+        if not _answers_by_rows(traced, size):
+            return False
+        try:
+            (shapes,) = jax.eval_shape(step, self._variables(), self._shapes(size + 1, self._alike))
+        except Exception:
+            return True
+        return all(leaf.shape[0] == size + 1 for leaf in shapes)
 
     def _traced(self, step: Any, rows: int | None) -> Any:
         """Returns what JAX exports of a step, with as many sizes left open as can be.
@@ -240,13 +256,18 @@ class ExportedMode:
         First each has one of its own; then lengths that were equal share one; then all that must
         be equal; then all that were.
         """
-        sizes = [size for sizes in self._host_sizes() for size in sizes]
-        alike = [f"{dim}_{size}" for dim, size in sizes if dim in _OPEN]
+        alike = self._alike
         yield [f"{name}_{n}" for n, name in enumerate(alike)]
         if len({*alike}) < len(alike):
             yield [f"{s}_{n}" if s.startswith("count") else s for n, s in enumerate(alike)]
             yield self._symbols_of_ties(rows, alike)
             yield alike
+
+    @property
+    def _alike(self) -> list[str]:
+        """Symbols for the open sizes, the same where they were equal."""
+        sizes = [size for sizes in self._host_sizes() for size in sizes]
+        return [f"{dim}_{size}" for dim, size in sizes if dim in _OPEN]
 
     def _symbols_of_ties(self, rows: int | None, alike: list[str]) -> list[str]:
         """Returns symbols for open sizes, of which as few as can be are the same.
@@ -385,6 +406,17 @@ def _check_names(modes: Mapping[str, Any]) -> None:
             f"There are several signatures {twice}: TRAIN and EVAL have the signatures 'train' and "
             "'eval', and an alternative one for each of PREDICT. Rename the export_outputs."
         )
+
+
+def _answers_by_rows(traced: Any, rows: int | None) -> bool:
+    """Returns whether each array of the answers has a row for each row of the batch."""
+    shapes = [[str(size) for size in aval.shape] for aval in traced.out_avals]
+    if rows is not None:
+        return all(shape[:1] == [str(rows)] for shape in shapes)
+    return all(
+        shape[:1] == ["batch"] and not any("batch" in size for size in shape[1:])
+        for shape in shapes
+    )
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
     <export>/
       export.json                   signatures, inputs, host recipes, checksums of the other files
       variables.safetensors         the weights
-      <signature>.stablehlo         the compiled function of a signature, for cpu, cuda and tpu
+      <n>_<signature>.stablehlo     the function of a signature, for cpu, cuda and tpu
       examples.json                 a few requests with their answers
 
 Law: nothing in it is code that Python runs. A directory that is not as it was written is refused.
@@ -81,6 +81,7 @@ def write_file(directory: str, name: str, data: bytes, files: dict[str, Any]) ->
     Returns:
         The name of the file that holds the data: another one, if that was written already.
     """
+    assert _NAME.fullmatch(name), name
     entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     for other, known in files.items():
         if known == entry:
@@ -89,6 +90,13 @@ def write_file(directory: str, name: str, data: bytes, files: dict[str, Any]) ->
         file.write(data)
     files[name] = entry
     return name
+
+
+def assets_of(directory: str) -> dict[str, str]:
+    """Returns the extra files of an export, by the paths that they have among them."""
+    root = os.path.join(directory, "assets.extra")
+    found = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
+    return {os.path.relpath(path, root): path for path in found}
 
 
 def write_manifest(directory: str, body: Mapping[str, Any]) -> None:

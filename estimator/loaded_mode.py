@@ -7,7 +7,7 @@ What is wrong with a request is said by name; nothing of it runs before.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,8 +15,9 @@ import numpy as np
 
 from estimator.batches import Batch, to_device_dtype
 from estimator.host_features import HostCheck, HostRecipe, OutputRecipe
-from estimator.messages import did_you_mean
+from estimator.messages import did_you_mean, shown
 from estimator.recipes import from_json, recipes_in
+from estimator.request_sizes import check_size
 from estimator.tf_example import parse_examples
 
 # The name of the input that takes serialised tf.train.Examples.
@@ -53,7 +54,7 @@ class Input:
     @property
     def described(self) -> str:
         """What it must be, in messages."""
-        return f"{self.dtype} of shape {[size or 'any' for size in self.shape or ()]}"
+        return f"{self.dtype} of shape {shape_text(self.shape or ())}"
 
     @property
     def place(self) -> tuple[str | int, ...]:
@@ -122,31 +123,56 @@ class LoadedMode:
             for name, signature in entry["signatures"].items()
         }
 
-    def batch(self, features: Any, labels: Any = None) -> Batch:
+    def batch(self, features: Any, labels: Any = None, most_values: int | None = None) -> Batch:
         """Returns a batch that holds each leaf at its place.
 
         Args:
             features: as an input_fn gives them; or a list of rows, each a dict.
             labels: likewise; None where the mode takes none.
+            most_values: how many values, or characters, a feature may have once its rows are filled
+                up to the longest; None: any number.
 
         Raises:
-            ValueError: if one is missing, or there is one too many.
+            ValueError: if one is missing, there is one too many, or one is too large.
         """
         if isinstance(features, list) and not features:
             raise ValueError("The request is empty: give at least one row.")
         if isinstance(features, list) and isinstance(features[0], Mapping):
             if not all(isinstance(row, Mapping) for row in features):
                 raise ValueError("Some rows of the request are dicts, and some are not.")
-            keys = dict.fromkeys(key for row in features for key in row)
-            if len(keys) > len(self.inputs):  # else many rows of many names fill the memory
-                self._check_keys("features", self._keyed("features", keys))
-            features = {key: [row.get(key) for row in features] for key in keys}
+            features = self._columns(features)
+        elif isinstance(features, list | np.ndarray | jax.Array):
+            features = self._named(features)
         if self.parse is not None and isinstance(features, Mapping) and [*features] == [RECORDS]:
             features = parse_examples(features[RECORDS], self.parse)
         features, labels = self._keyed("features", features), self._keyed("labels", labels)
         self._check_keys("features", features)
         self._check_keys("labels", labels)
+        if most_values is not None:
+            check_size("features", features, most_values)
         return Batch(features, labels)
+
+    def _named(self, values: Any) -> Any:
+        """Returns values without a name by the name of the only input; records are one."""
+        if self.parse is not None:
+            return {RECORDS: values}
+        entries = [entry for entry in self.inputs if entry.part == "features"]
+        wanted = [entry for entry in entries if entry.needed] or entries
+        single = len(wanted) == 1 and len(wanted[0].path) == 1
+        return {wanted[0].path[0]: values} if single else values
+
+    def _columns(self, rows: list[Any]) -> dict[Any, Any]:
+        """Returns rows as columns by name."""
+        names = dict.fromkeys(name for row in rows for name in row)
+        if len(names) > len(self.inputs):  # many rows of many names would fill the memory
+            self._check_keys("features", self._keyed("features", names))
+            raise ValueError(f"The rows have {len(names)} names, such as {[*names][-1]!r}.")
+        columns: dict[Any, Any] = {}
+        for name in names:
+            column = [row.get(name) for row in rows]
+            nested = all(isinstance(value, Mapping) for value in column)
+            columns[name] = self._columns(column) if nested else column
+        return columns
 
     def _keyed(self, part: str, given: Any) -> Any:
         """Returns what is given by the keys that the model_fn knows: in JSON an int is a text."""
@@ -173,14 +199,15 @@ class LoadedMode:
         if not isinstance(given, Mapping):
             raise ValueError(
                 f"{part} must be a dict by name, or a list of such rows, got a "
-                f"{type(given).__name__}. The model takes {[entry.name for entry in entries]}."
+                f"{type(given).__name__} (of a DataFrame: dict(frame)). The model takes "
+                f"{[entry.name for entry in entries]}."
             )
         known, one = self._keys[part], part.removesuffix("s")
         for key in given:
             if str(key) not in known:
                 raise ValueError(
-                    f"The model takes no {one} {key!r}.{did_you_mean(str(key), known)} It takes "
-                    f"{sorted(known)}."
+                    f"The model takes no {one} {shown(key)}.{did_you_mean(str(key), known)} "
+                    f"It takes {sorted(known)}."
                 )
         missing = [e.name for e in entries if e.needed and e.path[0] not in given]
         if missing:
@@ -204,17 +231,39 @@ class LoadedMode:
             if self.inputs[i].place in place:
                 batch.check(place[self.inputs[i].place], check)
         arrays = [self._array(self.inputs[i], batch, place) for i in self.used]
-        buckets = self._length_buckets
-        return [*arrays, *(batch.host(recipe, buckets) for recipe in self.host)], max(lengths)
+        made = [batch.host(recipe, self._length_buckets) for recipe in self.host]
+        return [*arrays, *self._equally_wide(made)], max(lengths)
+
+    def _equally_wide(self, made: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns arrays of host recipes with equal counts, so that few programs compile.
+
+        Each count by itself would have many times as many combinations.
+        """
+        dims = [(recipe, recipe.dims if recipe.fill is not None else ()) for recipe in self.host]
+        counts = [
+            size
+            for (_, names), array in zip(dims, made, strict=True)
+            for name, size in zip(names, array.shape, strict=False)
+            if name == "count"
+        ]
+        filled = []
+        for (recipe, names), array in zip(dims, made, strict=True):
+            pads = [
+                (0, max(counts) - size if name == "count" else 0)
+                for name, size in zip(names, array.shape, strict=False)
+            ]
+            wider = any(after for _, after in pads)
+            filled.append(np.pad(array, pads, constant_values=recipe.fill) if wider else array)
+        return filled
 
     def _array(self, wanted: Input, batch: Batch, place: Mapping[Any, int]) -> Any:
         if wanted.place not in place:
             raise ValueError(f"{wanted.name} is missing.")
         given = batch.leaves[place[wanted.place]]
-        array = np.asarray(given)
+        array = _array_of(given, wanted)
         dtype, shape = np.dtype(jax.numpy.dtype(wanted.dtype)), wanted.shape or ()
         if array.dtype.kind not in _TAKEN[dtype.kind] and array.dtype != dtype:
-            raise ValueError(f"{wanted.name} must be {wanted.described}, got {_shown(given)}.")
+            raise ValueError(f"{wanted.name} must be {wanted.described}, got {shown(given)}.")
         fits = array.ndim == len(shape) and all(
             size in (None, actual) for size, actual in zip(shape, array.shape, strict=True)
         )
@@ -226,8 +275,35 @@ class LoadedMode:
         narrow = to_device_dtype(array, wanted.name)
         made = narrow.astype(dtype)
         if dtype.kind in "iu" and not np.array_equal(made, array):
-            raise ValueError(f"{wanted.name} must be {dtype}, which does not hold {_shown(given)}.")
+            raise ValueError(f"{wanted.name} must be {dtype}, which does not hold {shown(given)}.")
         return made
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """Returns a shape as messages have it.
+
+    >>> shape_text((None, 2))
+    '(any, 2)'
+    """
+    return f"({', '.join('any' if size is None else str(size) for size in shape)})"
+
+
+def _array_of(given: Any, wanted: Input) -> np.ndarray:
+    """Returns an array of what was given; an error says where a row or a value does not fit."""
+    try:
+        array = np.asarray(given)
+    except ValueError:
+        raise ValueError(
+            f"{wanted.name} must be {wanted.described}, got rows of different lengths."
+        ) from None
+    if array.dtype == object and array.ndim:
+        for row, value in enumerate(array):
+            if value is None or (isinstance(value, np.ndarray) and None in value.ravel().tolist()):
+                raise ValueError(
+                    f"{wanted.name} must be {wanted.described}; row {row} lacks a value, and the "
+                    "model has nothing that stands in for it."
+                )
+    return array
 
 
 def _input(entry: Mapping[str, Any]) -> Input:
@@ -255,8 +331,3 @@ def _recipe(data: Any, kind: type) -> Any:
     if not isinstance(made, kind) or any(part.reads_files for part in recipes_in(made)):
         raise TypeError(f"{type(made).__name__} is no {kind.__name__} that an export may hold")
     return made
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -8,7 +8,6 @@ It needs jax, numpy and this package; strings, lists and gaps go in as they went
 """
 
 import dataclasses
-import glob
 import importlib
 import json
 import os
@@ -20,10 +19,11 @@ import jax
 import numpy as np
 
 from estimator import export_files, steps
+from estimator.export_directories import newest
 from estimator.export_files import DamagedExportError, damaged
 from estimator.loaded_mode import Input, LoadedMode
 from estimator.manifest import reason_of
-from estimator.messages import did_you_mean
+from estimator.messages import did_you_mean, shown
 from estimator.recipes import from_json
 
 # Recipes are found by name in the modules that define them; none but these are ever imported.
@@ -54,14 +54,16 @@ class LoadedModel:
             mode = LoadedMode(entry)
             weights = [values[name] for name in mode.variables]
             for name, described in entry["signatures"].items():
-                sizes = {m["batch"] and int(m["batch"]): m["file"] for m in described["modules"]}
+                modules = described["modules"]
+                sizes = {m["batch"] and int(m["batch"]): m["file"] for m in modules}
                 if not sizes:
                     raise ValueError(f"the signature {name!r} has no function")
                 method = str(described["method"])
+                by_rows = mode.takes_rows and all(m["by_rows"] for m in modules)
                 for file in sizes.values():
                     if file not in self._modules:
                         self._modules[file] = export_files.read_file(path, file, self._files)
-                self._signatures[name] = Signature(mode, method, sizes, weights)
+                self._signatures[name] = Signature(mode, method, sizes, weights, by_rows)
         self.examples = self._read_examples()
         self._functions: dict[Any, Function] = {}
         self._lock = threading.Lock()
@@ -86,7 +88,10 @@ class LoadedModel:
         for name, recipe, count in found.mode.outputs[signature]:
             made, types = types[:count], types[count:]
             if recipe is None:
-                (described[name],) = made
+                (answer_type,) = made
+                if None not in found.files:  # whatever its size, any number of rows goes in
+                    answer_type = OutputType(answer_type.dtype, (None, *answer_type.shape[1:]))
+                described[name] = answer_type
             else:  # what it makes of arrays of the same kind; their sizes may be others
                 zeros = [np.zeros([size or 1 for size in t.shape], t.dtype) for t in made]
                 answer = recipe(*zeros)
@@ -96,6 +101,10 @@ class LoadedModel:
     def inputs(self, signature: str = "serving_default") -> list[Input]:
         """Returns what goes into a signature."""
         return self.signature(signature).mode.inputs
+
+    def takes_records(self, signature: str = "serving_default") -> bool:
+        """Returns whether a signature takes serialised tf.train.Examples, as `examples`, too."""
+        return self.signature(signature).mode.parse is not None
 
     def method(self, signature: str = "serving_default") -> str:
         """Returns what kind of answers a signature gives: predict, classify or regress."""
@@ -122,18 +131,24 @@ class LoadedModel:
         return self.finished(request, self.run(request))
 
     def request(
-        self, features: Any, signature: str = "serving_default", labels: Any = None
+        self,
+        features: Any,
+        signature: str = "serving_default",
+        labels: Any = None,
+        most_values: int | None = None,
     ) -> "Request":
         """Returns a batch as its function takes it, the first of the three parts of a call.
 
         Args:
             features, signature, labels: as for a call.
+            most_values: how many values, or characters, a feature may have once its rows are filled
+                up to the longest; None: any number.
 
         Raises:
-            ValueError: if a feature is missing, or of another shape or kind.
+            ValueError: if a feature is missing, of another shape or kind, or too large.
         """
         mode = self.signature(signature).mode
-        inputs, rows = mode.prepared(mode.batch(features, labels))
+        inputs, rows = mode.prepared(mode.batch(features, labels, most_values))
         return Request(signature, inputs, rows)
 
     def run(self, request: "Request") -> list[np.ndarray]:
@@ -162,27 +177,6 @@ class LoadedModel:
             answers[name] = arrays[0] if recipe is None else recipe(*arrays)
         return answers
 
-    def answers_rows(self, signature: str = "serving_default") -> bool:
-        """Returns whether each row that goes in is a row of each array that comes out.
-
-        So it is by their shapes, and in the examples a row answers alone as it does in company.
-        """
-        found = self.signature(signature)
-        if not found.mode.takes_rows:
-            return False
-        for rows, file in found.files.items():
-            if not all(t.shape and t.shape[0] == rows for t in self.function(file).types):
-                return False
-        for example in self.examples:
-            if signature not in example["answers"]:
-                continue
-            together = self.request(example["features"], signature, example["labels"])
-            alone = Request(signature, [array[:1] for array in together.inputs], 1)
-            for whole, one in zip(self.run(together), self.run(alone), strict=True):
-                if not _close(whole[:1], one):
-                    return False
-        return True
-
     def check(self) -> int:
         """Asks the examples that were exported with the model again; returns how many there are.
 
@@ -193,7 +187,7 @@ class LoadedModel:
             for signature, wanted in example["answers"].items():
                 request = self.request(example["features"], signature, example["labels"])
                 for answer, before in zip(self.run(request), wanted, strict=True):
-                    if not _close(answer, before):
+                    if not same_but_for_rounding(answer, before):
                         raise ValueError(
                             f"{self.path}: the signature {signature!r} answers {answer}, and "
                             f"answered {before} when it was exported."
@@ -218,29 +212,26 @@ class LoadedModel:
         """Returns what a signature consists of."""
         if name not in self._signatures:
             raise ValueError(
-                f"There is no signature {name!r}.{did_you_mean(name, self._signatures)} The "
-                f"export in {self.path} has {self.signatures}."
+                f"There is no signature {shown(name)}.{did_you_mean(name, self._signatures)} "
+                f"There are {self.signatures}."
             )
         return self._signatures[name]
 
     def _in_sizes(self, signature: "Signature", request: "Request") -> list[np.ndarray]:
         """Runs a request through functions for a few sizes of the batch, filled up to the next."""
         sizes = sorted(size for size in signature.files if size is not None)
-        rows, inputs = request.rows, request.inputs
         parts = []
-        for start in range(0, rows, sizes[-1]):
-            count = min(sizes[-1], rows - start)
+        for start in range(0, request.rows, sizes[-1]):
+            count = min(sizes[-1], request.rows - start)
             size = next(size for size in sizes if size >= count)
-            index = np.minimum(np.arange(start, start + size), rows - 1)
-            chosen = [x[index] if x.ndim and len(x) == rows else x for x in inputs]
+            index = np.minimum(np.arange(start, start + size), request.rows - 1)
+            chosen = [array[index] for array in request.inputs]
             made = self.function(signature.files[size])(signature.weights, chosen)
-            parts.append([x[:count] if x.ndim and len(x) == size else x for x in made])
-        return [
-            np.concatenate(part) if part[0].ndim else part[0] for part in zip(*parts, strict=True)
-        ]
+            parts.append([array[:count] for array in made])
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
     def function(self, file: Any) -> "Function":
-        """Returns what a file holds; it is read when it is first asked for."""
+        """Returns the function of a file; it is deserialized when it is first asked for."""
         with self._lock:
             if file not in self._functions:
                 try:
@@ -288,11 +279,13 @@ class Function:
 
     Attributes:
         exported: as JAX reads it.
+        inputs: the shapes and dtypes of what it takes, besides the weights.
         types: what it answers.
     """
 
     def __init__(self, exported: Any) -> None:
         self.exported = exported
+        (_, self.inputs), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
         self._is_away = jax.default_backend() != "cpu"
         self._call = steps.compiled_export(exported)
         self.types = [
@@ -316,12 +309,14 @@ class Signature:
         method: what kind of answers it gives.
         files: its functions, by the number of rows they take; None: any.
         weights: what the functions take besides the inputs.
+        by_rows: whether each array that goes in, or comes out, has a row for each of the batch.
     """
 
     mode: LoadedMode
     method: str
     files: dict[int | None, Any]
     weights: list[Any]
+    by_rows: bool
 
 
 def load(path: str | bytes | os.PathLike[str]) -> LoadedModel:
@@ -355,39 +350,6 @@ def load(path: str | bytes | os.PathLike[str]) -> LoadedModel:
         raise damaged(path, export_files.MANIFEST, reason_of(error)) from error
 
 
-def newest(path: str | bytes | os.PathLike[str]) -> str:
-    """Returns the directory of an export: the one given, or the latest that lies in it.
-
-    Raises:
-        DamagedExportError: if there is none.
-    """
-    path = os.path.abspath(os.fsdecode(path))
-    if not os.path.exists(os.path.join(path, export_files.MANIFEST)) and os.path.isdir(path):
-        times = [n for n in os.listdir(path) if n.isdecimal() and len(n) == 10]
-        path = os.path.join(path, max(times)) if times else path
-    if not os.path.exists(os.path.join(path, export_files.MANIFEST)):
-        raise DamagedExportError(f"There is no export in {path}.{_near(path)}")
-    return path
-
-
-def directories_of_exports(path: str) -> list[str]:
-    """Returns the directories in a model directory that hold exports, each named by its time."""
-    found = {
-        os.path.dirname(os.path.dirname(name))
-        for root in (path, os.path.join(path, "export"))
-        for name in glob.glob(os.path.join(glob.escape(root), "*", "*", export_files.MANIFEST))
-    }
-    return sorted(found)
-
-
-def _near(path: str) -> str:
-    """Returns where there are exports, in words: those of a model directory, or beside a typo."""
-    for root in (path, os.path.dirname(path)):
-        if found := directories_of_exports(root):
-            return f" There are some in {found}."
-    return " estimator.export_saved_model writes one."
-
-
 def _lists(features: Any) -> Any:
     """Returns features as lists where JSON had made tuples of them."""
     if isinstance(features, Mapping):
@@ -395,6 +357,7 @@ def _lists(features: Any) -> Any:
     return [_lists(item) for item in features] if isinstance(features, tuple) else features
 
 
-def _close(answer: Any, before: Any) -> bool:
-    """Returns whether two arrays are the same but for rounding."""
-    return bool(np.allclose(answer, before, rtol=1e-4, atol=1e-5, equal_nan=True))
+def same_but_for_rounding(answer: Any, before: Any) -> bool:
+    """Returns whether two arrays hold the same, but for what rounding makes of it."""
+    same_shape = np.shape(answer) == np.shape(before)
+    return same_shape and bool(np.allclose(answer, before, rtol=1e-4, atol=1e-5, equal_nan=True))

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from estimator.loaded_model import LoadedModel, Request
+from estimator.loaded_model import LoadedModel, Request, same_but_for_rounding
+
+_TRIED_ROWS = 4
 
 
 class MergedRequests:
@@ -31,8 +33,8 @@ class MergedRequests:
     def __init__(self, loaded: LoadedModel, most_rows: int = 64) -> None:
         self._loaded = loaded
         self._most_rows = most_rows
-        self._by_rows = {
-            name: most_rows > 0 and loaded.answers_rows(name) for name in loaded.signatures
+        self._is_rowwise = {
+            name: most_rows > 0 and is_rowwise(loaded, name) for name in loaded.signatures
         }
         self._waiting: list[_Waiting] = []
         self._list_lock = threading.Lock()
@@ -49,15 +51,18 @@ class MergedRequests:
 
     def run(self, request: Request) -> Sequence[np.ndarray]:
         """Returns the arrays that the model makes of a request, alone or in company."""
-        if not self._by_rows[request.signature]:
+        if not self._is_rowwise[request.signature]:
             return self._loaded.run(request)
         mine = _Waiting(request)
         with self._list_lock:
             self._waiting.append(mine)
         with self._model_lock:  # whoever gets it runs the others' requests, too
-            if not mine.is_done:
+            if mine.leaves is None and mine.error is None:
                 self._run_together(self._company_of(mine))
-        return self._loaded.run(request) if mine.leaves is None else mine.leaves
+        if mine.error is not None:
+            raise mine.error
+        assert mine.leaves is not None
+        return mine.leaves
 
     def _company_of(self, first: "_Waiting") -> list["_Waiting"]:
         """Takes a request from the list, and those that can be merged with it."""
@@ -79,14 +84,17 @@ class MergedRequests:
         inputs = [np.concatenate(arrays)[index] for arrays in parts]
         try:
             made = self._loaded.run(Request(company[0].request.signature, inputs, size))
-        except Exception:  # perhaps there is no room for all of them; each now runs alone
-            for waiting in company:
-                waiting.is_done = True
+        except Exception as error:
+            if len(company) == 1:
+                company[0].error = error
+                return
+            for waiting in company:  # perhaps there is no room for all of them
+                self._run_together([waiting])
             return
         stop = 0
         for waiting in company:
             start, stop = stop, stop + waiting.request.rows
-            waiting.leaves, waiting.is_done = [leaf[start:stop] for leaf in made], True
+            waiting.leaves = [leaf[start:stop] for leaf in made]
 
 
 class _Waiting:
@@ -99,5 +107,44 @@ class _Waiting:
             request.signature,
             tuple((array.shape[1:], np.dtype(array.dtype)) for array in request.inputs),
         )
-        self.is_done = False
         self.leaves: Sequence[np.ndarray] | None = None
+        self.error: Exception | None = None
+
+
+def is_rowwise(loaded: LoadedModel, name: str) -> bool:
+    """Returns whether a signature answers a row alone as it does in company.
+
+    The shapes must say so; then it is tried, with numbers by chance and with the examples.
+    """
+    signature = loaded.signature(name)
+    if not signature.by_rows:
+        return False
+    function = loaded.function(next(iter(signature.files.values())))
+    trials = [Request(name, _made_up(function.inputs), _TRIED_ROWS)]
+    for example in loaded.examples:
+        if name in example["answers"]:
+            trials.append(loaded.request(example["features"], name, example["labels"]))
+    return all(_is_answered_alike(loaded, trial) for trial in trials)
+
+
+def _is_answered_alike(loaded: LoadedModel, together: Request) -> bool:
+    """Returns whether each row of a request is answered alone as it is there."""
+    whole = loaded.run(together)
+    for row in range(together.rows):
+        inputs = [array[row : row + 1] for array in together.inputs]
+        alone = loaded.run(Request(together.signature, inputs, 1))
+        for leaf, one in zip(whole, alone, strict=True):
+            if not same_but_for_rounding(leaf[row : row + 1], one):
+                return False
+    return True
+
+
+def _made_up(kinds: Sequence[Any]) -> list[np.ndarray]:
+    """Returns small numbers by chance, of a few rows and two steps."""
+    rng = np.random.default_rng(0)
+    made = []
+    for kind in kinds:
+        sizes = [size if isinstance(size, int) else 2 for size in kind.shape[1:]]
+        numbers = rng.random((_TRIED_ROWS, *sizes)) * 2  # below 2: ids and counts are so small
+        made.append(numbers.astype(kind.dtype))
+    return made

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 def did_you_mean(given: str, wanted: Iterable[str]) -> str:
@@ -12,5 +13,15 @@ def did_you_mean(given: str, wanted: Iterable[str]) -> str:
     >>> did_you_mean("acuracy", ["loss"])
     ''
     """
-    near = difflib.get_close_matches(given, list(wanted), n=1)
+    near = difflib.get_close_matches(given[:100], list(wanted), n=1)
     return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def shown(value: Any) -> str:
+    """Returns how a value is written in a message: not all of it, if it is long.
+
+    >>> shown("a" * 100)[-5:]
+    'aa...'
+    """
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

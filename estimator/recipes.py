@@ -115,8 +115,10 @@ def self_contained(value: Any) -> Any:
         changed = {name: new for name, new in made.items() if new is not fields[name]}
         whole = dataclasses.replace(value, **changed) if changed else value  # type: ignore[type-var]
         return whole.self_contained()
-    if isinstance(value, tuple):
-        parts = tuple(self_contained(part) for part in value)
+    if isinstance(value, Mapping):
+        return {key: self_contained(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        parts = type(value)(self_contained(part) for part in value)
         return value if all(a is b for a, b in zip(parts, value, strict=True)) else parts
     return value
 
@@ -126,7 +128,9 @@ def recipes_in(value: Any) -> list["Recipe"]:
     if isinstance(value, Recipe):
         fields = [getattr(value, f.name) for f in dataclasses.fields(value)]  # type: ignore[arg-type]
         return [value, *(recipe for field in fields for recipe in recipes_in(field))]
-    if isinstance(value, tuple):
+    if isinstance(value, Mapping):
+        return [recipe for pair in value.items() for recipe in recipes_in(pair)]
+    if isinstance(value, tuple | list):
         return [recipe for part in value for recipe in recipes_in(part)]
     return []
 

@@ -16,6 +16,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from estimator.loaded_mode import RECORDS
+from estimator.loaded_model import LoadedModel
+from estimator.messages import shown
 from estimator.rest_messages import VERBS, answer_body, read_body, to_bytes
 from estimator.served_model import ServedModel, Version
 
@@ -37,6 +40,10 @@ _TF_TYPES = {
 }
 
 
+# What a feature that may come in any form held when the model was exported.
+_LIKE = {"str": "object", "int": "int64", "float": "float32", "bool": "bool"}
+
+
 @dataclasses.dataclass(frozen=True)
 class RequestLimits:
     """How large a request may be.
@@ -47,7 +54,7 @@ class RequestLimits:
         rows: the number of rows.
     """
 
-    body_bytes: int = 2**24
+    body_bytes: int = 2**22
     rows: int = 4096
 
 
@@ -67,11 +74,18 @@ class RestApplication:
         model: the model.
         name: what it is called in addresses.
         limits: how large a request may be.
+
+    Raises:
+        ValueError: if no address can hold the name.
     """
 
     def __init__(
         self, model: ServedModel, name: str = "default", limits: RequestLimits | None = None
     ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            raise ValueError(
+                f"The name {name!r} is no part of an address: use letters, digits, _, . and -."
+            )
         self._model = model
         self._name = name
         self._limits = limits or RequestLimits()
@@ -82,17 +96,17 @@ class RestApplication:
         """Answers a request, as WSGI has it."""
         status, headers = 200, [("Content-Type", "application/json")]
         try:
-            answer = self._answer(environ)
+            body = to_bytes(self._answer(environ))
         except _Refused as refused:
-            status, answer = refused.status, {"error": str(refused)}
+            status, body = refused.status, to_bytes({"error": str(refused)})
             headers += refused.headers
         except Exception as error:
             _LOG.exception("A request failed.")
-            status, answer = 500, {"error": f"The model failed: {type(error).__name__}."}
-        body = to_bytes(answer)
+            status, body = 500, to_bytes({"error": f"The model failed: {type(error).__name__}."})
         headers.append(("Content-Length", str(len(body))))
+        _LOG.debug("%s %s: %d", environ["REQUEST_METHOD"], environ.get("PATH_INFO"), status)
         start_response(f"{status} {http.HTTPStatus(status).phrase}", headers)
-        return [body]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _answer(self, environ: Mapping[str, Any]) -> dict[str, Any]:
         path, method = environ.get("PATH_INFO", ""), environ["REQUEST_METHOD"]
@@ -100,21 +114,24 @@ class RestApplication:
         if found is None:
             raise _Refused(
                 404,
-                f"There is nothing at {path}. There are GET /v1/models/{self._name}, GET "
+                f"There is nothing at {shown(path)}. There are GET /v1/models/{self._name}, GET "
                 f"/v1/models/{self._name}/metadata and POST /v1/models/{self._name}:VERB, where "
                 f"VERB is one of {list(VERBS)}.",
             )
         version = self._model.current
+        if version is None:
+            raise _Refused(503, "There is no model yet.", [("Retry-After", "1")])
         if found["name"] != self._name:
             raise _Refused(
-                404, f'There is no model "{found["name"]}" here; there is "{self._name}".'
+                404, f"There is no model {shown(found['name'])} here; there is {self._name!r}."
             )
         if found["version"] not in (None, version.number):
-            raise _Refused(404, f"Version {found['version']} is not served; {version.number} is.")
-        wanted = "POST" if found["verb"] else "GET"
-        if method != wanted:
-            message = f"{path} is asked by {wanted}, not by {method}."
-            raise _Refused(405, message, [("Allow", wanted)])
+            asked = found["version"][:20]
+            raise _Refused(404, f"Version {asked} is not served; {version.number} is.")
+        wanted = ["POST"] if found["verb"] else ["GET", "HEAD"]
+        if method not in wanted:
+            message = f"{path} is asked by {wanted[0]}, not by {shown(method)}."
+            raise _Refused(405, message, [("Allow", ", ".join(wanted))])
         if found["verb"]:
             return self._asked(version, found["verb"], self._body(environ))
         return self._metadata(version) if found["what"] else _status(version)
@@ -122,8 +139,8 @@ class RestApplication:
     def _body(self, environ: Mapping[str, Any]) -> bytes:
         most = self._limits.body_bytes
         text = environ.get("CONTENT_LENGTH") or "0"
-        if not text.isdecimal():
-            raise _Refused(400, f"The Content-Length {text!r} is no number.")
+        if not text.isdecimal() or len(text) > 18:
+            raise _Refused(400, f"The Content-Length {shown(text)} is no size.")
         if int(text) > most:
             raise _Refused(413, f"The body has {text} bytes, and may have {most}.")
         return environ["wsgi.input"].read(int(text))
@@ -132,8 +149,11 @@ class RestApplication:
         loaded = version.loaded
         try:
             asked = read_body(body, verb, self._limits.rows)
-            features = asked.features(loaded.inputs(asked.signature), self._limits.body_bytes)
-            request = loaded.request(features, asked.signature)
+            request = loaded.request(
+                asked.features(loaded), asked.signature, most_values=self._limits.body_bytes
+            )
+        except MemoryError as error:
+            raise _Refused(413, "The request needs more memory than there is.") from error
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
             raise _Refused(400, str(error)) from error
         answers = loaded.finished(request, version.ask.run(request))
@@ -145,11 +165,7 @@ class RestApplication:
     def _metadata(self, version: Version) -> dict[str, Any]:
         signatures = {
             name: {
-                "inputs": {
-                    entry.name: _tensor(entry.name, entry.dtype, entry.shape)
-                    for entry in version.loaded.inputs(name)
-                    if entry.needed
-                },
+                "inputs": _inputs(version.loaded, name),
                 "outputs": {
                     output: _tensor(output, t.dtype.name, t.shape)
                     for output, t in version.loaded.output_types(name).items()
@@ -169,6 +185,17 @@ def _status(version: Version) -> dict[str, Any]:
     fine = {"error_code": "OK", "error_message": ""}
     status = {"version": version.number, "state": "AVAILABLE", "status": fine}
     return {"model_version_status": [status]}
+
+
+def _inputs(loaded: LoadedModel, signature: str) -> dict[str, Any]:
+    """Describes what goes into a signature; where records are taken, these."""
+    if loaded.takes_records(signature):
+        return {RECORDS: _tensor(RECORDS, "object", (None,))}
+    return {
+        entry.name: _tensor(entry.name, entry.dtype or _LIKE.get(entry.like or ""), entry.shape)
+        for entry in loaded.inputs(signature)
+        if entry.needed
+    }
 
 
 def _tensor(name: str, dtype: str | None, shape: tuple[int | None, ...] | None) -> dict[str, Any]:

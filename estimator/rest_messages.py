@@ -12,14 +12,15 @@ import base64
 import binascii
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from estimator.export_outputs import DEFAULT
-from estimator.loaded_mode import Input
-from estimator.messages import did_you_mean
+from estimator.loaded_mode import RECORDS
+from estimator.loaded_model import LoadedModel
+from estimator.messages import did_you_mean, shown
 
 VERBS = ("predict", "classify", "regress")
 
@@ -39,45 +40,34 @@ class Asked:
         signature: the signature.
         rows: the features, a list of rows; or None.
         columns: the features by name, where they came so; or None.
-        length: of the body, in bytes.
+        context: features that all rows have.
     """
 
     verb: str
     signature: str
     rows: list[Any] | None
-    columns: Any
-    length: int
+    columns: Any = None
+    context: Mapping[str, Any] | None = None
 
-    def features(self, inputs: Sequence[Input], most_values: int) -> Any:
+    def features(self, loaded: LoadedModel) -> Any:
         """Returns the features as a loaded model takes them.
 
-        Args:
-            inputs: those of the signature. A value without a name belongs to the only one.
-            most_values: how many values a feature may have, once its rows, or texts, are filled up
-                to the longest.
-
         Raises:
-            ValueError: if names are wanted, or a feature would be too large.
+            ValueError: if a name of the context is unknown, or some rows have names and some none.
         """
         given: Any = self.columns if self.rows is None else self.rows
         named = isinstance(given[0] if self.rows else given, Mapping)
         if self.rows and any(isinstance(row, Mapping) != named for row in self.rows):
             raise ValueError("Either all rows are objects by name, or none is.")
-        wanted = [entry for entry in inputs if entry.needed] or list(inputs)
-        if not named:
-            if len(wanted) != 1 or len(wanted[0].path) > 1:
-                raise ValueError(
-                    f"The signature {self.signature!r} takes {[entry.name for entry in wanted]}: "
-                    "give them by name, as an object."
-                )
-            for column in _columns(given):
-                _check_size(wanted[0].name, column, self.length, most_values)
-            return {wanted[0].path[0]: given} if wanted[0].path else given
-        for name in {str(entry.path[0]) for entry in inputs if entry.path}:
-            rows = self.rows
-            column = given.get(name) if rows is None else [row.get(name) for row in rows]
-            for leaf in _columns(column):
-                _check_size(name, leaf, self.length, most_values)
+        inputs = loaded.inputs(self.signature)
+        if self.context:
+            names = {str(entry.path[0]) for entry in inputs if entry.path}
+            if unknown := sorted(self.context.keys() - names):
+                raise ValueError(f"context: the model takes no feature {shown(unknown[0])}.")
+            given = [{**self.context, **row} for row in given]
+        if self.rows and named and loaded.takes_records(self.signature):
+            records = [row[RECORDS] for row in given if row.keys() == {RECORDS}]
+            return {RECORDS: records} if len(records) == len(given) else given
         return given
 
 
@@ -104,12 +94,13 @@ def read_body(data: bytes, verb: str, most_rows: int) -> Asked:
     for key in body:
         if key not in _KEYS[verb]:
             raise ValueError(
-                f"There is no key {key!r} in a body of {verb}.{did_you_mean(key, _KEYS[verb])} "
+                f"There is no key {shown(key)} in a body of {verb}."
+                f"{did_you_mean(key, _KEYS[verb])} "
                 f"There are {list(_KEYS[verb])}."
             )
     signature = body.pop("signature_name", DEFAULT) or DEFAULT
     if not isinstance(signature, str):
-        raise ValueError(f"signature_name must be a string, got {signature!r}.")
+        raise ValueError(f"signature_name must be a string, got {shown(signature)}.")
     context = body.pop("context", {})
     if len(body) != 1:
         raise ValueError(f"The body must have one of {list(_KEYS[verb][1:])}, got {[*body]}.")
@@ -119,20 +110,19 @@ def read_body(data: bytes, verb: str, most_rows: int) -> Asked:
     if max(counts, default=0) > most_rows:
         raise ValueError(f"There are {max(counts)} rows, and a request may have {most_rows}.")
     if key == "inputs":
-        return Asked(verb, signature, None, given, len(data))
+        return Asked(verb, signature, None, columns=given)
     if not isinstance(given, list) or not given:
         raise ValueError(f"{key} must be a list of at least one row.")
-    if verb != "predict":
-        if not isinstance(context, dict) or not all(isinstance(row, dict) for row in given):
-            raise ValueError("context, and each of examples, must be an object: features by name.")
-        given = [{**context, **row} for row in given] if context else given
-    return Asked(verb, signature, given, None, len(data))
+    named = isinstance(context, dict) and all(isinstance(row, dict) for row in given)
+    if verb != "predict" and not named:
+        raise ValueError("context, and each of examples, must be an object: features by name.")
+    return Asked(verb, signature, given, context=context)
 
 
 def answer_body(asked: Asked, method: str, answers: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the body that answers.
 
-    >>> asked = Asked("predict", "serving_default", [[1.0]], None, 40)
+    >>> asked = Asked("predict", "serving_default", [[1.0]])
     >>> answer_body(asked, "predict", {"y": np.array([2.0])})
     {'predictions': [2.0]}
 
@@ -151,6 +141,11 @@ def answer_body(asked: Asked, method: str, answers: Mapping[str, np.ndarray]) ->
     lists = {name: answer.tolist() for name, answer in answers.items()}
     if asked.verb == "predict" and asked.rows is None:
         return {"outputs": next(iter(lists.values())) if len(lists) == 1 else lists}
+    if asked.verb == "classify" and any(answer.ndim != 2 for answer in answers.values()):
+        raise ValueError(
+            f"The signature {asked.signature!r} gives no classes and scores for each row: ask it "
+            "with :predict."
+        )
     for name, answer in answers.items():
         if answer.ndim == 0 or len(answer) != len(asked.rows or ()):
             raise ValueError(
@@ -206,25 +201,3 @@ def _columns(given: Any) -> list[list[Any]]:
     if isinstance(given, dict):
         return [column for value in given.values() for column in _columns(value)]
     return [given] if isinstance(given, list) else []
-
-
-def _check_size(name: str, column: list[Any], length: int, most_values: int) -> None:
-    """Checks how large an array a column of a body of that length would become."""
-    if len(column) * length <= most_values:
-        return
-    size = 1
-    level: list[Any] = [column]
-    while level:
-        size *= max(len(part) for part in level)
-        if size > most_values:
-            raise ValueError(
-                f"{name} would have {size} values, or characters, once all of its rows are as long "
-                f"as the longest, and it may have {most_values}. Ask for fewer rows at once."
-            )
-        level = [
-            item
-            for part in level
-            if not isinstance(part, str | bytes)
-            for item in part
-            if isinstance(item, list | str | bytes)
-        ]

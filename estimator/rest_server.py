@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ from estimator.rest_application import RequestLimits, RestApplication
 from estimator.served_model import ServedModel
 
 _LOG = logging.getLogger(__name__)
+
+_MOST_SECONDS = 30.0  # for requests that have come when the server is told to end
 
 
 def serve(
@@ -32,9 +35,12 @@ def serve(
     batch_rows: int = 64,
     threads: int = 16,
     reload_secs: float | None = 5.0,
+    wait: bool = False,
     on_start: Callable[[str], Any] = _LOG.info,
 ) -> None:
-    """Serves an export until SIGINT or SIGTERM ends it; requests under way are answered first.
+    """Serves an export until SIGINT or SIGTERM ends it.
+
+    Requests that have come are answered first, for half a minute at the most.
 
     Args:
         directory: an export; or the directory that holds several: then the newest, and any newer
@@ -48,28 +54,41 @@ def serve(
             0: each request is answered alone.
         threads: how many requests are worked on at the same time.
         reload_secs: seconds between two looks for a newer export; None: there are none.
+        wait: whether there need not be an export yet: until there is one, the answer is 503.
         on_start: is told the address when the model can be asked.
 
     Raises:
         ImportError: if waitress is not installed.
         DamagedExportError: if there is no export, or it is not as it was written.
         OSError: if nothing can listen there.
+        ValueError: if no address can hold the name.
     """
     try:
         from waitress.server import create_server
+        from waitress.task import ThreadedTaskDispatcher
     except ImportError as error:
         raise ImportError("Serving needs waitress: pip install 'jax-estimator[serve]'.") from error
+
+    class PatientDispatcher(ThreadedTaskDispatcher):  # waitress's own gives up after 5 seconds
+        def shutdown(self, cancel_pending: bool = True, timeout: float = _MOST_SECONDS) -> bool:
+            deadline = time.monotonic() + timeout
+            while (self.queue or self.active_count) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            return bool(super().shutdown(cancel_pending, timeout=1))
+
     limits = limits or RequestLimits()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with (
-        ServedModel(directory, batch_rows, reload_secs) as model,
+        ServedModel(directory, batch_rows, reload_secs, wait) as model,
         socket.create_server((host, port), family=family) as listening,
         _ended_by_sigterm(),
     ):
+        dispatcher = PatientDispatcher()
+        dispatcher.set_thread_count(threads)
         server = create_server(
             RestApplication(model, name, limits),
             sockets=[listening],
-            threads=threads,
+            _dispatcher=dispatcher,
             max_request_body_size=limits.body_bytes,
             asyncore_use_poll=True,
             ident=None,

@@ -13,8 +13,9 @@ import os
 import threading
 from typing import Any
 
+from estimator.export_directories import exports_at
 from estimator.export_files import DamagedExportError
-from estimator.loaded_model import LoadedModel, load, newest
+from estimator.loaded_model import LoadedModel, load
 from estimator.manifest import reason_of
 from estimator.merged_requests import MergedRequests
 
@@ -44,6 +45,10 @@ class ServedModel:
         batch_rows: how many rows of requests that come at the same time are answered together;
             0: each request is answered alone.
         reload_secs: seconds between two looks for a newer export; None: there are none.
+        wait: whether there need not be an export yet.
+
+    Attributes:
+        current: what is served; None: nothing yet.
 
     Raises:
         DamagedExportError: if there is no export, or it is not as it was written.
@@ -55,14 +60,18 @@ class ServedModel:
         directory: str | os.PathLike[str],
         batch_rows: int = 64,
         reload_secs: float | None = 5.0,
+        wait: bool = False,
     ) -> None:
         self._directory = os.path.abspath(os.fsdecode(directory))
         self._batch_rows = batch_rows
-        self._told: set[str] = set()
+        self._failures: dict[str, Any] = {}  # by path: the state in which it failed
         self._ended = threading.Event()
-        self.current = self._read(newest(self._directory))
+        self.current: Version | None = None
         self._watcher: threading.Thread | None = None
-        if reload_secs is not None:
+        self.refresh()
+        if self.current is None and not wait:
+            self._read(exports_at(self._directory)[0])  # raises what is wrong with it
+        if reload_secs:
             self._watcher = threading.Thread(
                 target=self._watch, args=[reload_secs], name="newer exports", daemon=True
             )
@@ -81,29 +90,36 @@ class ServedModel:
             self._watcher.join()
 
     def refresh(self) -> None:
-        """Looks for the newest export, and serves it from now on.
+        """Looks for the newest export that can be served, and serves it from now on.
 
-        One that cannot be read, or answers its examples otherwise, leaves all as it was; it may be
-        on its way, and is tried again.
+        One that cannot be read, or answers its examples otherwise, is passed over; if it changes,
+        it is tried again: it may have been on its way.
         """
         try:
-            path = newest(self._directory)
+            paths = exports_at(self._directory)
         except (DamagedExportError, OSError):
             return
-        if path == self.current.loaded.path:
+        for path in paths:
+            if self.current is not None and path == self.current.loaded.path:
+                return
+            state = _state(path)
+            if self._failures.get(path) == state:
+                continue
+            try:
+                self.current = self._read(path)
+            except Exception as error:
+                if path not in self._failures:
+                    _LOG.warning("%s is not served: %s", path, reason_of(error))
+                self._failures[path] = state
+                continue
+            _LOG.info("%s is served now, step %d.", path, self.current.loaded.global_step)
             return
-        try:
-            self.current = self._read(path)
-        except Exception as error:
-            if path not in self._told:
-                self._told.add(path)
-                _LOG.warning("%s is not served: %s", path, reason_of(error))
-            return
-        _LOG.info("%s is served now, step %d.", path, self.current.loaded.global_step)
 
     def _read(self, path: str) -> Version:
         loaded = load(path)
         loaded.check()
+        for signature in loaded.signatures:
+            loaded.output_types(signature)  # reads its function
         name = os.path.basename(path)
         merged = MergedRequests(loaded, self._batch_rows)
         return Version(name if name.isdecimal() else "1", loaded, merged)
@@ -111,3 +127,13 @@ class ServedModel:
     def _watch(self, seconds: float) -> None:
         while not self._ended.wait(seconds):
             self.refresh()
+
+
+def _state(path: str) -> list[tuple[str, int, int]]:
+    """Returns what tells whether a directory has changed."""
+    try:
+        with os.scandir(path) as entries:
+            stats = [(entry.name, entry.stat()) for entry in entries]
+    except OSError:
+        return []
+    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)

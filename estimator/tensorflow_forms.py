@@ -49,6 +49,13 @@ class Graph:
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(holds), [message])]):
             return tf.identity(value)
 
+    def whole_numbers(self, value: Any, dtype: Any, name: str) -> Any:
+        """Returns numbers as integers of a dtype that holds them."""
+        tf = self.tf
+        made = tf.cast(value, dtype)
+        message = f"{name} must be {tf.as_dtype(dtype).name}, which does not hold a value."
+        return self.checked(made, tf.cast(made, value.dtype) == value, message)
+
 
 @functools.singledispatch
 def tensorflow_form(recipe: Any, graph: Graph, *inputs: Any) -> Any:

@@ -196,10 +196,12 @@ def _signed(value: int) -> int:
 
 
 def _list_of(values: Sequence[Any]) -> bytes:
-    if values and isinstance(values[0], bytes | str):
+    if not values:
+        return b""  # of no kind
+    if isinstance(values[0], bytes | str):
         texts = [v.encode() if isinstance(v, str) else v for v in values]
         return _field(1, b"".join(_field(1, text) for text in texts))
-    if values and isinstance(values[0], float):
+    if isinstance(values[0], float):
         return _field(2, _field(1, struct.pack(f"<{len(values)}f", *values)))
     return _field(3, _field(1, b"".join(_as_varint(int(value)) for value in values)))
 

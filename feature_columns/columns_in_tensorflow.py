@@ -59,9 +59,9 @@ def ids_of(column: Any, graph: est.export.Graph, raw: Raw) -> Any:
 def _(column: IdentityColumn, graph: est.export.Graph, raw: Raw) -> Any:
     tf = graph.tf
     ids = tf.cast(raw[column.key].values, tf.int64)
-    outside = (ids < 0) | (ids >= column.number_buckets)
     if column.default_value is None:
-        return tf.where(outside & (ids < 0), tf.constant(-1, tf.int64), ids)
+        return ids
+    outside = (ids < 0) | (ids >= column.number_buckets)
     default = tf.constant(column.default_value, tf.int64)
     return tf.where(outside & (ids != -1), default, ids)
 
@@ -146,8 +146,12 @@ def _(recipe: CategoryWeights, graph: est.export.Graph, features: Any, labels: A
     ids = ids_of(column, graph, raw)
     there = _have_ids(graph, column, ids, raw)
     weights = tf.cast(raw[recipe.column.weight_feature_key].values, tf.float32)
+    width = tf.shape(ids)[1]
+    lacking = tf.maximum(width - tf.shape(weights)[1], 0)
+    weights = tf.pad(weights, [[0, 0], [0, lacking]], constant_values=float("nan"))
+    idle = weights[:, width:]
     where = f"{recipe.column.where}: there must be one weight for each value."
-    weights = graph.checked(weights, tf.shape(weights) == tf.shape(ids), where)
+    weights = graph.checked(weights[:, :width], tf.math.is_nan(idle) | (idle == 0), where)
     weights = graph.checked(weights, ~(there & tf.math.is_nan(weights)), where)
     return tf.where(there, weights, 0.0)
 
@@ -155,6 +159,11 @@ def _(recipe: CategoryWeights, graph: est.export.Graph, features: Any, labels: A
 @est.export.tensorflow_form.register
 def _(recipe: NumericValues, graph: est.export.Graph, features: Any, labels: Any) -> Any:
     value = est.raw_value(recipe.paths[recipe.column.key], features, labels)
+    if recipe.exact:
+        message = f"{recipe.column.where}: float32 does not hold a value."
+        same = graph.tf.cast(graph.tf.cast(value, graph.tf.float32), value.dtype) == value
+        whole = graph.tf.constant(not value.dtype.is_integer)
+        value = graph.checked(value, same | whole, message)
     return _numbers(graph, recipe.column, value)
 
 
@@ -212,6 +221,8 @@ def _raw_rows(
         if steps:
             sizes = [shape[0], tf.reduce_prod(shape[1:2]), tf.reduce_prod(shape[2:])]
         else:
+            message = f"{key} must have the shape (batch,) or (batch, values)."
+            value = graph.checked(value, tf.rank(value) < 3, message)
             sizes = [shape[0], tf.reduce_prod(shape[1:])]
         raw[key] = Rows(tf.reshape(value, sizes), tf.rank(value) < 2)
     return raw
@@ -231,7 +242,9 @@ def _steps_of(graph: est.export.Graph, column: SequenceNumericColumn, value: Any
     """Returns float32 of shape `(batch, steps, width)`; flat rows are taken apart into steps."""
     tf = graph.tf
     value = tf.cast(value, tf.float32)
-    batch = tf.shape(value)[0]
+    batch, width = tf.shape(value)[0], tf.reduce_prod(tf.shape(value)[2:])
+    message = f"{column.where}: a step must have {column.width} values, or rows be flat."
+    value = graph.checked(value, (tf.rank(value) < 3) | (width == column.width), message)
     flat = tf.reshape(value, [batch, tf.reduce_prod(tf.shape(value)[1:])])
     lacking = -tf.shape(flat)[1] % column.width
     flat = tf.pad(flat, [[0, 0], [0, lacking]], constant_values=float("nan"))
@@ -262,7 +275,7 @@ def _in_range(graph: est.export.Graph, column: Any, ids: Any, strict: bool) -> A
     if strict:
         message = f"{column.where}: an id is not below {column.num_buckets}."
         ids = graph.checked(ids, ~high, message)
-    return tf.cast(tf.where(high, tf.constant(-1, tf.int64), ids), tf.int32)
+    return tf.cast(tf.where(high | (ids < 0), tf.constant(-1, tf.int64), ids), tf.int32)
 
 
 def _signed(key: int) -> int:

@@ -22,6 +22,8 @@ from feature_columns.hashing import fingerprint_cat64
 from feature_columns.parse_spec import ParseSpec, VarLenFeature, merged_specs
 
 DEFAULT_HASH_KEY = 0xDECAFCAFFE
+# More fill the memory: each takes some fifty bytes on its way.
+_MOST_COMBINATIONS = 2**23
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +188,12 @@ def _combinations(found: list[Entries], batch: int) -> tuple[np.ndarray, list[np
         return rows, [rows] * len(found)
     counts = np.array([np.bincount(one.positions[0], minlength=batch) for one in found])
     starts = np.cumsum(counts, axis=1) - counts
+    number = counts.prod(axis=0, dtype=np.float64).sum()
+    if number > _MOST_COMBINATIONS:
+        raise ValueError(
+            f"The features of a batch have {number:.0f} combinations, and a batch may have "
+            f"{_MOST_COMBINATIONS}: cross features of fewer values, or take fewer rows."
+        )
     totals = counts.prod(axis=0)
     rows = np.repeat(np.arange(batch), totals)
     within = np.arange(len(rows)) - np.repeat(np.cumsum(totals) - totals, totals)

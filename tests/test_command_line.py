@@ -28,8 +28,8 @@ def test_show_lists_what_an_export_holds(built, capsys):
     shown = capsys.readouterr().out
     for line in (
         "global_step 1",
-        "  x (features): float32 ['any', 2]",
-        "  count (features): int32 ['any']",
+        "  x (features): float32 (any, 2)",
+        "  count (features): int32 (any)",
         "  ignored (features): not used",
         "  classify (classify): scores",
         "  serving_default (predict): name, net, sum",
@@ -77,7 +77,7 @@ def test_answers_that_are_no_rows_are_given_by_name(built, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["show", "/no/such/directory"], "neither a checkpoint nor"),
+        (["show", "/no/such/directory"], "holds no export and no checkpoint"),
         (["predict", "/no/such/directory"], "There is no export in"),
         (["predict", "{built}/export", "--input", "/no/such/file"], "No such file"),
         (["predict", "{built}/export", "--input", "{empty}"], "is no JSON"),
@@ -110,3 +110,18 @@ def test_it_runs_as_a_module(built):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("checkpoint ")
+
+
+@pytest.mark.parametrize(
+    "option", [["--threads", "0"], ["--max-rows", "-1"], ["--batch-rows", "-3"], ["--port", "x"]]
+)
+def test_options_that_cannot_be_are_refused(built, option, capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", str(built / "export"), *option])
+    assert option[0] in capsys.readouterr().err
+
+
+def test_a_saved_model_of_tensorflow_is_recognised(tmp_path, capsys):
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    assert main(["predict", str(tmp_path)]) == 1
+    assert "tf.saved_model.load reads" in capsys.readouterr().err

@@ -99,7 +99,8 @@ def test_modules_of_others_are_never_imported(whole, tmp_path):
     est.export.load(directory)(features)
 
 
-def test_an_export_that_asks_for_a_file_is_refused(tmp_path):
+@pytest.mark.parametrize("is_hidden", [False, True])
+def test_an_export_that_asks_for_a_file_is_refused(tmp_path, is_hidden):
     words = tmp_path / "words.txt"
     words.write_text("clerk\nnurse\n")
     job = fc.categorical_column_with_vocabulary_list("job", ["clerk", "nurse"])
@@ -111,6 +112,9 @@ def test_an_export_that_asks_for_a_file_is_refused(tmp_path):
         (held,) = manifest["modes"]["infer"]["host"]
         assert held["column"]["recipe"] == "VocabularyListColumn"
         held["column"] = est.to_json(asks)
+        if is_hidden:
+            crossed = est.to_json(fc.crossed_column([asks, "x"], 9))
+            held["column"] = crossed | {"crossed": [est.to_json(asks), "x"]}  # no tuple, a list
 
     path = estimator.export_saved_model(tmp_path / "exports").decode()
     directory = rewritten(path, tmp_path / "export", change)

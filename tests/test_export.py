@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from exporting import (
@@ -168,7 +169,7 @@ def test_requests_may_be_rows_and_signatures_have_methods(exports):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f | {"x": f["x"][:, :1]}, r"x must be float32 of shape \['any', 2\], got"),
+        (lambda f: f | {"x": f["x"][:, :1]}, r"x must be float32 of shape \(any, 2\), got"),
         (lambda f: f | {"x": f["x"][:3]}, "same number of rows"),
         (lambda f: None, "needs features"),
         (lambda f: f | {"x": [["a", "b"]] * 6}, "x must be float32"),
@@ -177,6 +178,9 @@ def test_requests_may_be_rows_and_signatures_have_methods(exports):
         (lambda f: f | {"counts": f["count"]}, "takes no feature 'counts'. Did you mean"),
         (lambda f: {name: v[:0] for name, v in f.items()}, "at least one row"),
         (lambda f: f["x"], "must be a dict"),
+        (lambda f: f | {"x": [[1, 2]] * 5 + [[1]]}, "got rows of different lengths"),
+        (lambda f: [{"x": [1, 2], "count": 1}, {"x": [1, 2]}], "count .*; row 1 lacks a value"),
+        (lambda f: f | {"x": [[1, 2]] * 5 + [[1, None]]}, "x .*; row 5 lacks a value"),
         (lambda f: f | {"count": f["count"] + 2**40}, "int32|32-bit"),
     ],
 )
@@ -236,6 +240,26 @@ def test_a_model_that_computes_with_sizes_is_exported_for_some(tmp_path, caplog)
     loaded = est.export.load(path)
     for count in (1, 2, 4, 7, 20):
         np.testing.assert_array_equal(loaded(x[:count])["y"], x[:count] * 4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "sizes"),
+    [
+        (lambda x: x.sum(), (1, 8)),  # rows that fill up would count
+        (lambda x: jnp.zeros(8), (1, 8)),  # not one for each row
+        (lambda x: jnp.zeros(8), (8,)),  # although it looks so
+    ],
+)
+def test_what_answers_no_rows_is_not_exported_for_some_sizes(answer, sizes, tmp_path):
+    def model_fn(features, mode):
+        assert int(features.shape[0]) > 0
+        weight = est.get_variable("weight", (), 2.0, np.float32, trainable=False)
+        return est.EstimatorSpec(mode, predictions=answer(features * weight), loss=weight * 0)
+
+    estimator = est.Estimator(model_fn, str(tmp_path / "model"))
+    estimator.train(lambda: np.arange(20, dtype=np.float32), steps=1)
+    with pytest.raises(ValueError, match="since it does not answer row by row"):
+        estimator.export_saved_model(tmp_path, batch_sizes=sizes)
 
 
 def test_a_function_on_the_host_cannot_be_exported(tmp_path):
@@ -337,14 +361,14 @@ def test_several_outputs_need_a_default_and_one_is_it():
 def test_signatures_whose_names_look_alike_are_told_apart(tmp_path):
     def model_fn(features, mode):
         x = features["x"]
-        outputs = {"serving_default": x, "a/b": x + 1, "a_b": x + 2}
+        outputs = {"serving_default": x, "a/b": x + 1, "a_b": x + 2, "größe" * 60: x + 3}
         return est.EstimatorSpec(mode, predictions=x, loss=x.sum(), export_outputs=outputs)
 
     x = np.arange(3, dtype=np.float32)
     estimator = est.Estimator(model_fn, tmp_path / "model").train(lambda: {"x": x}, steps=1)
     loaded = est.export.load(estimator.export_saved_model(tmp_path))
-    given = [loaded({"x": x}, name)["output"].tolist() for name in ("a/b", "a_b")]
-    assert given == [[1, 2, 3], [2, 3, 4]]
+    given = [loaded({"x": x}, name)["output"].tolist() for name in ("a/b", "a_b", "größe" * 60)]
+    assert given == [[1, 2, 3], [2, 3, 4], [3, 4, 5]]
 
 
 def test_an_export_holds_no_path_of_a_source(exports):

@@ -82,3 +82,10 @@ def test_a_second_input_layer_has_variables_of_its_own():
 
     names = variables.trace(two, {"a": np.ones(2, np.float32)})[0].variables
     assert list(names) == ["input_layer/learnt/w", "input_layer_1/learnt/w"]
+
+
+def test_a_cross_of_more_combinations_than_memory_holds_is_an_error():
+    column = fc.crossed_column(["a", "b"], 100)
+    many = [["x"] * 4000] * 2
+    with pytest.raises(ValueError, match="have 32000000 combinations, and a batch may"):
+        column.host_ids({"a": many, "b": many})

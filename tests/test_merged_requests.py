@@ -4,13 +4,14 @@ import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from exporting import BUILDERS, TEXTS, assert_same_answers, rows_of
 from models import quiet
 
 import estimator as est
-from estimator.merged_requests import MergedRequests
+from estimator.merged_requests import MergedRequests, is_rowwise
 
 
 @pytest.fixture(scope="module")
@@ -150,23 +151,40 @@ def test_a_failure_of_the_model_reaches_who_asked(exports, monkeypatch):
     ],
 )
 def test_only_what_answers_row_by_row_is_merged(exports, kind, signature, is_merged):
-    assert exports(kind)[1].answers_rows(signature) is is_merged
+    assert is_rowwise(exports(kind)[1], signature) is is_merged
 
 
-def centered(features, mode):
-    """Answers each row by its distance from the mean of the batch."""
-    x = features["x"]
-    weight = est.get_variable("weight", (), 1.0, trainable=False)
-    return est.EstimatorSpec(mode, predictions=(x - x.mean()) * weight, loss=weight)
+def answering(answer):
+    def model_fn(features, mode):
+        weight = est.get_variable("weight", (), 1.0, trainable=False)
+        return est.EstimatorSpec(mode, predictions=answer(features["x"] * weight), loss=weight)
+
+    return model_fn
 
 
-def test_rows_that_see_each_other_are_not_merged(tmp_path):
-    """The shapes tell nothing here; the example that was exported with the model does."""
-    x = np.arange(3, dtype=np.float32)
-    estimator = est.Estimator(centered, tmp_path / "model").train(lambda: {"x": x}, steps=1)
-    loaded = est.export.load(estimator.export_saved_model(tmp_path))
-    assert not loaded.answers_rows()
-    np.testing.assert_array_equal(MergedRequests(loaded)({"x": x[:2]})["output"], [-0.5, 0.5])
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        (lambda x: x - x.mean(), True),  # of these the shapes tell nothing
+        (lambda x: x - x[:1], True),
+        (lambda x: jnp.cumsum(x, 0), True),
+        (lambda x: x.reshape(-1), True),  # of these they do
+        (lambda x: x @ x.T, True),
+        (lambda x: jnp.concatenate([x, x]), True),
+        (lambda x: x * 2, False),
+    ],
+)
+@pytest.mark.parametrize("is_described", [True, False])
+def test_rows_that_see_each_other_are_never_merged(answer, wanted, is_described, tmp_path):
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    estimator = est.Estimator(answering(answer), tmp_path / "model")
+    estimator.train(lambda: {"x": x}, steps=1)
+    kind = {"x": est.export.TensorSpec((None, 2))}
+    receive = est.export.build_raw_serving_input_receiver_fn(kind) if is_described else None
+    loaded = est.export.load(estimator.export_saved_model(tmp_path, receive))
+    assert is_rowwise(loaded, "serving_default") is not wanted
+    given = MergedRequests(loaded)({"x": x})["output"]
+    np.testing.assert_allclose(given, answer(x), rtol=1e-6)
 
 
 def test_nothing_is_merged_if_that_is_not_wanted(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -186,8 +187,8 @@ def test_metadata_describe_the_signatures(served):
 @pytest.mark.parametrize(
     ("path", "body", "status", "message"),
     [
-        ("/", None, 404, "There is nothing at /"),
-        ("/v1/models/other", None, 404, 'There is no model "other" here; there is "default".'),
+        ("/", None, 404, "There is nothing at '/'"),
+        ("/v1/models/other", None, 404, "There is no model 'other' here; there is 'default'."),
         (f"{MODEL}:train", {}, 404, "There is nothing at"),
         (f"{MODEL}:predict", None, 405, "is asked by POST"),
         (MODEL, {}, 405, "is asked by GET"),
@@ -203,10 +204,10 @@ def test_metadata_describe_the_signatures(served):
         (f"{MODEL}:predict", {"signature_name": 3, "inputs": {}}, 400, "must be a string"),
         (f"{MODEL}:predict", {"instances": []}, 400, "at least one row"),
         (f"{MODEL}:predict", {"instances": [ROW, 3]}, 400, "all rows are objects by name"),
-        (f"{MODEL}:predict", {"instances": [3]}, 400, "give them by name"),
+        (f"{MODEL}:predict", {"instances": [3]}, 400, "must be a dict by name"),
         (f"{MODEL}:predict", {"instances": [ROW | {"jbo": 1}]}, 400, 'Did you mean "job"?'),
         (f"{MODEL}:predict", {"instances": [ROW | {"age": "x"}]}, 400, "age"),
-        (f"{MODEL}:predict", {"inputs": 3}, 400, "give them by name"),
+        (f"{MODEL}:predict", {"inputs": 3}, 400, "must be a dict by name"),
         (f"{MODEL}:classify", {"examples": [3]}, 400, "must be an object"),
         (f"{MODEL}:classify", {"examples": [ROW], "context": 3}, 400, "must be an object"),
         (f"{MODEL}:regress", {"examples": [ROW]}, 400, "does not regress: ask it with :classify"),
@@ -216,40 +217,123 @@ def test_what_is_wrong_is_told(served, path, body, status, message):
     given = ask(served("linear")[0], path, body)
     assert given[0] == status
     assert message in given[2]["error"]
-    assert status != 405 or given[1]["Allow"] in ("GET", "POST")
+    assert status != 405 or given[1]["Allow"] in ("GET, HEAD", "POST")
 
 
-def test_requests_that_are_too_large_are_refused_before_they_take_memory(served):
-    _, loaded = served("rnn")
-    model = est.export.ServedModel(loaded.path, reload_secs=None)
+SMALL = {"text": ["a"], "price": 1.0}
+
+
+@pytest.fixture(scope="module")
+def limited(served):
+    """Gives status and error of a body, of a server that takes few bytes and rows."""
+    model = est.export.ServedModel(served("rnn")[1].path, reload_secs=None)
     limits = est.export.RequestLimits(body_bytes=50_000, rows=100)
     application = est.export.RestApplication(model, limits=limits)
-    row = {"text": ["a"], "price": 1.0}
 
-    def status_of(body, **environ):
-        given = ask(application, f"{MODEL}:predict", body, **environ)
+    def status_of(body, verb="predict", **environ):
+        given = ask(application, f"{MODEL}:{verb}", body, **environ)
         return given[0], given[2].get("error", "")
 
-    assert status_of({"instances": [row] * 100})[0] == 200
-    assert status_of({"instances": [row] * 101}) == (
+    return status_of
+
+
+def test_bodies_and_rows_have_limits(limited):
+    assert limited({"instances": [SMALL] * 100})[0] == 200
+    assert limited({"instances": [SMALL] * 101}) == (
         400,
         "There are 101 rows, and a request may have 100.",
     )
     columns = {"text": [["a"]] * 101, "price": [1.0] * 101}
-    assert "may have 100" in status_of({"inputs": columns})[1]
-    assert status_of(b" " * 50_001)[0] == 413
-    assert status_of(b"", CONTENT_LENGTH="many")[0] == 400
-    # Rows are filled up to the longest, texts to the longest text.
-    for long in (row | {"text": ["a"] * 600}, row | {"text": ["a" * 600]}):
-        assert status_of({"instances": [row] * 80 + [long]})[0] == 200
-    for long in (row | {"text": ["a"] * 6000}, row | {"text": ["a" * 6000]}):
-        status, message = status_of({"instances": [row] * 80 + [long]})
-        assert (status, "Ask for fewer rows at once" in message) == (400, True)
-    # A context is repeated for each row, and many names make many columns.
-    body = {"examples": [{}] * 80, "context": row | {"text": ["a"] * 6000}}
-    assert "fewer rows" in ask(application, f"{MODEL}:classify", body)[2]["error"]
+    assert "may have 100" in limited({"inputs": columns})[1]
+    assert limited(b" " * 50_001)[0] == 413
+    for length in ("many", "-1", "1" * 5000):
+        assert limited(b"", CONTENT_LENGTH=length)[0] == 400
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [SMALL] * 80 + [SMALL | {"text": ["a"] * 1000}],  # rows are filled up to the longest,
+        [SMALL] * 80 + [SMALL | {"text": ["a" * 1000]}],  # texts to the longest text,
+        [SMALL | {"text": ["b"] * 3000 + ["a" * 100]}],  # in one row, too;
+        [SMALL | {"text": [["a"] * 300] + [["b"]] * 300}],  # and steps to the largest step
+    ],
+)
+def test_small_bodies_that_take_much_memory_are_refused(limited, rows):
+    status, message = limited({"instances": rows})
+    assert (status, "Ask for fewer rows at once" in message) == (400, True), message
+
+
+def test_many_names_and_long_contexts_are_refused(limited):
+    body = {"examples": [{}] * 80, "context": SMALL | {"text": ["a"] * 6000}}
+    assert "fewer rows" in limited(body, "classify")[1]
+    body = {"examples": [SMALL] * 80, "context": {f"{i}": 1 for i in range(3000)}}
+    assert "context: the model takes no feature '0'" in limited(body, "classify")[1]
     names = [{f"{i}_{j}": 1 for j in range(40)} for i in range(80)]
-    assert "takes no feature" in status_of({"instances": names})[1]
+    assert "takes no feature" in limited({"instances": names})[1]
+    long = limited({"signature_name": "x" * 40_000, "inputs": {}})[1]
+    assert len(long) < 400
+
+
+def test_records_are_measured_as_they_are_read(tmp_path):
+    column = fc.categorical_column_with_identity("x", 5, default_value=0)
+    estimator = canned.LinearClassifier([column], tmp_path / "model")
+    estimator.train(lambda: ({"x": [1, 2]}, [0, 1]), steps=1)
+    receive = est.export.build_parsing_serving_input_receiver_fn(
+        fc.make_parse_example_spec([column])
+    )
+    estimator.export_saved_model(tmp_path / "exports", receive)
+    model = est.export.ServedModel(tmp_path / "exports", reload_secs=None)
+    application = est.export.RestApplication(model, limits=est.export.RequestLimits(50_000))
+    records = [est.export.example_record({"x": [1] * n}) for n in (1, 1, 3000)]
+    texts = [{"b64": base64.b64encode(record).decode()} for record in records]
+    assert ask(application, f"{MODEL}:predict", {"instances": texts})[0] == 200
+    status, _, given = ask(application, f"{MODEL}:predict", {"instances": texts[:1] * 50 + texts})
+    assert (status, "fewer rows" in given["error"]) == (400, True)
+    described = ask(application, f"{MODEL}/metadata")[2]["metadata"]["signature_def"]
+    inputs = described["signature_def"]["predict"]["inputs"]
+    assert {name: entry["dtype"] for name, entry in inputs.items()} == {"examples": "DT_STRING"}
+
+
+def test_features_in_one_another_may_come_in_rows(tmp_path):
+    def model_fn(features, mode):
+        weight = est.get_variable("weight", (), 1.0, trainable=False)
+        answers = (features["a"]["x"] + features["a"]["y"]) * weight
+        return est.EstimatorSpec(mode, predictions=answers, loss=weight)
+
+    x = np.float32([1, 2])
+    estimator = est.Estimator(model_fn, tmp_path / "model")
+    estimator.train(lambda: {"a": {"x": x, "y": x}}, steps=1)
+    estimator.export_saved_model(tmp_path / "exports")
+    application = est.export.RestApplication(
+        est.export.ServedModel(tmp_path / "exports", reload_secs=None)
+    )
+    body = {"instances": [{"a": {"x": 1.0, "y": 2.0}}, {"a": {"x": 3.0, "y": 4.0}}]}
+    assert ask(application, f"{MODEL}:predict", body)[2] == {"predictions": [3.0, 7.0]}
+
+
+def test_a_server_may_wait_for_the_first_export(served, tmp_path):
+    with pytest.raises(est.export.DamagedExportError, match="There is no export in"):
+        est.export.ServedModel(tmp_path, reload_secs=None)
+    model = est.export.ServedModel(tmp_path, reload_secs=None, wait=True)
+    application = est.export.RestApplication(model)
+    status, headers, given = ask(application, MODEL)
+    assert (status, headers["Retry-After"], given["error"]) == (503, "1", "There is no model yet.")
+    shutil.copytree(served("kmeans")[1].path, tmp_path / "1700000001")
+    model.refresh()
+    assert ask(application, MODEL)[0] == 200
+
+
+def test_head_has_no_body_and_names_are_parts_of_addresses(served):
+    application, loaded = served("kmeans")
+    told = []
+    environ = {"REQUEST_METHOD": "HEAD", "PATH_INFO": MODEL}
+    assert list(application(environ, lambda *given: told.append(given))) == []
+    assert told[0][0] == "200 OK"
+    model = est.export.ServedModel(loaded.path, reload_secs=None)
+    for name in ("a/b", "", "two words", "modèle"):
+        with pytest.raises(ValueError, match="is no part of an address"):
+            est.export.RestApplication(model, name)
 
 
 def test_a_failure_of_the_model_is_told_without_its_secrets(served, monkeypatch, caplog):

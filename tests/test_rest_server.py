@@ -59,8 +59,8 @@ def test_the_newest_export_is_served_as_soon_as_it_is_there(exports, tmp_path, c
             model.refresh()
             assert model.current is held
         assert caplog.text.count("1700000002 is not served") == 1
-        shutil.rmtree(damaged)
-        copied(new, tmp_path, "1700000002")
+        # What is on its way is tried again when it has changed.
+        shutil.copy(new / "variables.safetensors", damaged)
         with caplog.at_level(logging.INFO):
             model.refresh()
         assert "is served now, step 2" in caplog.text
@@ -153,6 +153,70 @@ def test_a_process_answers_many_at_once_until_it_is_told_to_end(exports, tmp_pat
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
         assert "1700000002 is served now, step 2" in server.stderr.read()
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_a_damaged_newest_export_does_not_hide_the_one_before(exports, tmp_path, caplog):
+    (old, _), (new, _) = exports
+    copied(old, tmp_path, "1700000001")
+    damaged = copied(new, tmp_path, "1700000002")
+    (damaged / "export.json").write_bytes(b"{}")
+    model = est.export.ServedModel(tmp_path, reload_secs=None)
+    assert model.current.number == "1700000001"
+    assert "1700000002 is not served" in caplog.text
+    os.remove(tmp_path / "1700000001" / "export.json")
+    with pytest.raises(est.export.DamagedExportError, match="1700000002"):
+        est.export.ServedModel(tmp_path, reload_secs=None)
+
+
+def test_a_link_to_an_export_is_followed_anew(exports, tmp_path):
+    (old, _), (new, _) = exports
+    link = tmp_path / "current"
+    link.symlink_to(old)
+    model = est.export.ServedModel(link, reload_secs=None)
+    assert (model.current.number, model.current.loaded.global_step) == (old.name, 1)
+    link.unlink()
+    link.symlink_to(new)
+    model.refresh()
+    assert (model.current.number, model.current.loaded.global_step) == (new.name, 2)
+
+
+SLOW = """
+import sys, time
+from estimator.command_line import main
+from estimator.loaded_model import LoadedModel
+run = LoadedModel.run
+def slowly(self, request):
+    time.sleep(0.5 if started else 0)
+    return run(self, request)
+LoadedModel.run = slowly
+started = []
+import estimator as est
+def on_start(address):
+    started.append(address)
+    print("is at", address, flush=True)
+est.export.serve(sys.argv[1], 0, name="line", threads=1, on_start=on_start)
+"""
+
+
+def test_what_has_been_asked_is_answered_before_the_end(exports):
+    server = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(exports[0][0])],
+        env={**os.environ, "PYTHONPATH": str(Path(est.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = server.stdout.readline().split()[-1]
+        body = {"instances": [{"x": [1.0, 2.0]}]}
+        with ThreadPoolExecutor(4) as pool:
+            asks = [pool.submit(asked, address, body, ":predict") for _ in range(4)]
+            time.sleep(0.4)
+            server.send_signal(signal.SIGTERM)
+            assert [future.result()[0] for future in asks] == [200] * 4
+        assert server.wait(30) == 0
     finally:
         server.kill()
         server.communicate()

@@ -299,6 +299,108 @@ def test_a_recipe_of_ones_own_can_be_given_a_form(tmp_path):
     assert signature(x=tf.constant(x))["output"].numpy()[1].tolist() == [b"4.0!", b"6.0!"]
 
 
+NAMES = ["education-num", "my feature", "class", "self", "é", "_x", 7, "A.b"]
+
+
+def test_features_may_be_called_anything_and_lie_in_one_another(tmp_path):
+    def model_fn(features, mode):
+        weight = est.get_variable("weight", (), 1.0, trainable=False)
+        flat = [features[name] for name in NAMES]
+        total = sum(flat) + features["inner"]["a"] * 2 + features["inner"]["b"] * 3
+        return est.EstimatorSpec(mode, predictions=total * weight, loss=weight)
+
+    x = np.float32([1, 2])
+    features = {name: x * i for i, name in enumerate(NAMES)} | {"inner": {"a": x, "b": -x}}
+    estimator = est.Estimator(model_fn, tmp_path / "model").train(lambda: features, steps=1)
+    signature = served(estimator, tmp_path / "saved").signatures["serving_default"]
+    names = [*signature.structured_input_signature[1]]
+    assert {"education_num", "my_feature", "class_", "self_", "input_7", "inner_a"} < {*names}
+    asked = {name: tf.constant(x) for name in names}
+    (wanted,) = estimator.predict(
+        lambda: dict.fromkeys(NAMES, x) | {"inner": {"a": x, "b": x}},
+        yield_single_examples=False,
+    )
+    np.testing.assert_allclose(signature(**asked)["output"].numpy(), wanted)
+
+
+def test_features_that_tensorflow_cannot_tell_apart_are_named(tmp_path):
+    columns = [fc.numeric_column("Age"), fc.numeric_column("age")]
+    estimator = canned.LinearRegressor(columns, tmp_path / "model")
+    estimator.train(lambda: ({"Age": [1.0], "age": [2.0]}, [1.0]), steps=1)
+    with pytest.raises(ValueError, match="cannot tell the feature 'age' from another"):
+        served(estimator, tmp_path / "saved")
+
+
+@pytest.mark.parametrize("is_parsing", [True, False])
+def test_what_was_never_seen_is_asked_with_numbers_made_up(tmp_path, is_parsing):
+    estimator = est.Estimator(with_top_k, tmp_path / "model")
+    x = np.float32([[1, 3, 2], [4, 6, 5]])
+    estimator.train(lambda: {"x": x}, steps=1)
+    build = est.export.build_raw_serving_input_receiver_fn
+    kind = est.export.TensorSpec((None, 3))
+    if is_parsing:
+        build = est.export.build_parsing_serving_input_receiver_fn
+        kind = fc.FixedLenFeature((3,), np.float32)
+    with pytest.raises(ValueError, match="argsort does the same"):
+        served(estimator, tmp_path / "saved", serving_input_receiver_fn=build({"x": kind}))
+
+
+def test_gaps_of_pandas_are_gaps(tmp_path):
+    columns = [fc.categorical_column_with_hash_bucket("city", 9)]
+    estimator = canned.LinearClassifier(columns, tmp_path / "model")
+    features = {"city": np.array(["Rome", np.nan, None], object)}
+    estimator.train(lambda: (features, [0, 1, 1]), steps=2)
+    signature = served(estimator, tmp_path / "saved").signatures["predict"]
+    (wanted,) = estimator.predict(lambda: features, yield_single_examples=False)
+    given = signature(city=tf.constant(["Rome", "", ""]))
+    np.testing.assert_allclose(given["logits"].numpy(), wanted["logits"], rtol=1e-6)
+
+
+def test_rows_that_are_wrong_are_errors(tmp_path):
+    def model_fn(features, mode):
+        weight = est.get_variable("weight", (), 1, np.int32, trainable=False)
+        answers = features["n"] * weight
+        return est.EstimatorSpec(mode, predictions=answers, loss=1.0 * weight)
+
+    estimator = est.Estimator(model_fn, tmp_path / "model")
+    estimator.train(lambda: {"n": np.array([1, 2])}, steps=1)
+    signature = served(estimator, tmp_path / "saved").signatures["serving_default"]
+    assert signature(n=tf.constant([3], tf.int64))["output"].numpy().tolist() == [3]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must be int32"):
+        signature(n=tf.constant([2**31 + 5], tf.int64))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="There are no rows"):
+        signature(n=tf.constant([], tf.int64))
+
+
+def test_a_feature_without_a_value_needs_a_receiver(tmp_path):
+    columns = [fc.categorical_column_with_hash_bucket("tags", 9), fc.numeric_column("x")]
+    estimator = canned.LinearClassifier(columns, tmp_path / "model")
+    estimator.train(lambda: ({"tags": [[], []], "x": [1.0, 2.0]}, [0, 1]), steps=1)
+    with pytest.raises(ValueError, match="held no value of 'tags'"):
+        served(estimator, tmp_path / "saved")
+    kinds = {
+        "tags": est.export.TensorSpec((None, None), str),
+        "x": est.export.TensorSpec((None,)),
+    }
+    receive = est.export.build_raw_serving_input_receiver_fn(kinds)
+    model = served(estimator, tmp_path / "saved", serving_input_receiver_fn=receive)
+    given = model.signatures["predict"](
+        tags=tf.constant([["a", "b"], ["c", ""]]), x=tf.constant([1.0, 2.0])
+    )
+    asked = {"tags": [["a", "b"], ["c"]], "x": [1.0, 2.0]}
+    (wanted,) = estimator.predict(lambda: asked, yield_single_examples=False)
+    np.testing.assert_allclose(given["logits"].numpy(), wanted["logits"], rtol=1e-6)
+
+
+def test_extra_assets_go_along(tmp_path):
+    estimator, _ = build_custom(str(tmp_path / "model"))
+    (tmp_path / "note.txt").write_text("hello")
+    assets = {"deep/note.txt": tmp_path / "note.txt"}
+    path = estimator.export_saved_model(tmp_path / "exports", assets_extra=assets).decode()
+    made = est.export.write_saved_model(est.export.load(path), tmp_path / "saved")
+    assert (Path(made) / "assets.extra" / "deep" / "note.txt").read_text() == "hello"
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
