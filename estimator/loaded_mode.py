@@ -215,8 +215,17 @@ class LoadedMode:
                 f"The {part} {missing} are missing; there are {sorted(given, key=str)}."
             )
 
-    def prepared(self, batch: Batch) -> tuple[list[Any], int]:
-        """Returns the arrays that the compiled functions take, and how many rows they are of."""
+    def prepared(self, batch: Batch, few_sizes: bool = False) -> tuple[list[Any], int]:
+        """Returns the arrays that the compiled functions take, and how many rows they are of.
+
+        Args:
+            batch: what `batch` made.
+            few_sizes: whether counts are filled up to the largest of them, so that whoever asks
+                cannot make many programs compile; it costs time where one is much larger.
+
+        Raises:
+            ValueError: if a leaf has another shape or kind, or another number of rows.
+        """
         place = {path: i for i, path in enumerate(batch.raw_paths)}
         lengths = batch.lengths
         if not lengths:
@@ -232,28 +241,22 @@ class LoadedMode:
                 batch.check(place[self.inputs[i].place], check)
         arrays = [self._array(self.inputs[i], batch, place) for i in self.used]
         made = [batch.host(recipe, self._length_buckets) for recipe in self.host]
-        return [*arrays, *self._equally_wide(made)], max(lengths)
+        if few_sizes:
+            made = self._equally_wide(made)
+        return [*arrays, *made], max(lengths)
 
     def _equally_wide(self, made: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Returns arrays of host recipes with equal counts, so that few programs compile.
-
-        Each count by itself would have many times as many combinations.
-        """
-        dims = [(recipe, recipe.dims if recipe.fill is not None else ()) for recipe in self.host]
-        counts = [
-            size
-            for (_, names), array in zip(dims, made, strict=True)
-            for name, size in zip(names, array.shape, strict=False)
-            if name == "count"
-        ]
+        """Returns arrays of host recipes with equal counts, where their dimensions are alike."""
+        widest: dict[Any, int] = {}
+        for recipe, array in zip(self.host, made, strict=True):
+            if recipe.dims[-1:] == ("count",) and recipe.fill is not None:
+                widest[recipe.dims] = max(widest.get(recipe.dims, 0), array.shape[-1])
         filled = []
-        for (recipe, names), array in zip(dims, made, strict=True):
-            pads = [
-                (0, max(counts) - size if name == "count" else 0)
-                for name, size in zip(names, array.shape, strict=False)
-            ]
-            wider = any(after for _, after in pads)
-            filled.append(np.pad(array, pads, constant_values=recipe.fill) if wider else array)
+        for recipe, array in zip(self.host, made, strict=True):
+            lacking = widest.get(recipe.dims, 0) - array.shape[-1] if recipe.fill is not None else 0
+            pads = [(0, 0)] * (array.ndim - 1) + [(0, lacking)]
+            wider = np.pad(array, pads, constant_values=recipe.fill) if lacking > 0 else array
+            filled.append(wider)
         return filled
 
     def _array(self, wanted: Input, batch: Batch, place: Mapping[Any, int]) -> Any:

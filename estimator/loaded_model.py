@@ -142,13 +142,14 @@ class LoadedModel:
         Args:
             features, signature, labels: as for a call.
             most_values: how many values, or characters, a feature may have once its rows are filled
-                up to the longest; None: any number.
+                up to the longest, where strangers ask; None: any number.
 
         Raises:
             ValueError: if a feature is missing, of another shape or kind, or too large.
         """
         mode = self.signature(signature).mode
-        inputs, rows = mode.prepared(mode.batch(features, labels, most_values))
+        batch = mode.batch(features, labels, most_values)
+        inputs, rows = mode.prepared(batch, few_sizes=most_values is not None)
         return Request(signature, inputs, rows)
 
     def run(self, request: "Request") -> list[np.ndarray]:
