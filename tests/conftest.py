@@ -4,11 +4,12 @@ The environment is set before anything imports jax, and processes that tests sta
 What you have set yourself is kept: `JAX_PLATFORMS=cuda pytest` runs on your GPU.
 """
 
+import functools
 import gc
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,17 @@ def no_leaked_threads() -> Iterator[None]:
         if thread.name.startswith("estimator-")
     )
     assert not leaked, f"threads outlive the test: {leaked}. Close or join what started them."
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Any, str]]:
+    """Gives by kind an Estimator, features of its kind, and its export; nobody may change them."""
+    from exporting import BUILDERS
+
+    @functools.cache
+    def made(kind: str) -> tuple[Any, Any, str]:
+        root = tmp_path_factory.mktemp("exported")
+        estimator, features = BUILDERS[kind](str(root / "model"))
+        return estimator, features, estimator.export_saved_model(root / "exports").decode()
+
+    return made

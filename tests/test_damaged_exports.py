@@ -6,19 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from exporting import build_custom, rewritten
+from exporting import rewritten
 
 import canned
 import estimator as est
 import feature_columns as fc
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+@pytest.fixture
+def whole(exported):
     """Features, and the export of a model of them."""
-    root = tmp_path_factory.mktemp("export")
-    estimator, features = build_custom(str(root / "model"))
-    return features, estimator.export_saved_model(root / "exports").decode()
+    return exported("custom")[1:]
 
 
 def damage(directory, rng):

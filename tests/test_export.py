@@ -1,6 +1,5 @@
 """Export: a directory that answers as the model did, in a process that has no model_fn."""
 
-import functools
 import json
 import os
 import subprocess
@@ -18,7 +17,6 @@ from exporting import (
     TEXTS,
     assert_same_answers,
     build_custom,
-    build_rnn,
     custom,
     custom_features,
     rows_of,
@@ -30,20 +28,6 @@ import estimator as est
 import feature_columns as fc
 from estimator import export_outputs
 
-
-@pytest.fixture(scope="module")
-def exports(tmp_path_factory):
-    """Gives by kind an Estimator, features of its kind, and its export, made once."""
-
-    @functools.cache
-    def made(kind):
-        root = tmp_path_factory.mktemp("export")
-        estimator, features = BUILDERS[kind](str(root / "model"))
-        return estimator, features, estimator.export_saved_model(root / "exports").decode()
-
-    return made
-
-
 each_kind = pytest.mark.parametrize("kind", list(BUILDERS))
 
 
@@ -52,8 +36,8 @@ def signature_of(loaded):
 
 
 @each_kind
-def test_an_export_answers_as_predict_does_for_any_number_of_rows(exports, kind):
-    estimator, features, path = exports(kind)
+def test_an_export_answers_as_predict_does_for_any_number_of_rows(exported, kind):
+    estimator, features, path = exported(kind)
     loaded = est.export.load(path)
     rows = len(features if not isinstance(features, dict) else next(iter(features.values())))
     for count in sorted({1, 2, min(7, rows), rows}):
@@ -63,8 +47,8 @@ def test_an_export_answers_as_predict_does_for_any_number_of_rows(exports, kind)
 
 
 @each_kind
-def test_an_export_knows_its_examples_and_its_weights(exports, kind):
-    estimator, _, path = exports(kind)
+def test_an_export_knows_its_examples_and_its_weights(exported, kind):
+    estimator, _, path = exported(kind)
     loaded = est.export.load(path)
     assert loaded.check() == 1
     assert "serving_default" in loaded.signatures
@@ -88,10 +72,10 @@ assert not {"test_export", "models", "exporting"} & sys.modules.keys()
 """
 
 
-def test_another_process_needs_no_code_of_the_model(exports, tmp_path):
+def test_another_process_needs_no_code_of_the_model(exported, tmp_path):
     asked, wanted = [], []
     for kind in BUILDERS:
-        estimator, features, path = exports(kind)
+        estimator, features, path = exported(kind)
         signature = signature_of(est.export.load(path))
         requests = [rows_of(features, count) for count in (1, 2, 7, 64)]
         for request in requests:
@@ -119,8 +103,8 @@ def as_lists(features):
     return {name: v if isinstance(v, list) else v.tolist() for name, v in features.items()}
 
 
-def test_signatures_have_the_answers_and_methods_that_the_spec_names(exports):
-    _, features, path = exports("custom")
+def test_signatures_have_the_answers_and_methods_that_the_spec_names(exported):
+    _, features, path = exported("custom")
     loaded = est.export.load(path)
     assert loaded.signatures == ["classify", "serving_default"]
     assert loaded.outputs() == ["name", "net", "sum"]
@@ -145,15 +129,15 @@ def test_a_request_may_hold_gaps_and_floats_that_no_batch_held(tmp_path):
         loaded({"age": [1], "size": [[None, 1]]})
 
 
-def test_the_centers_of_kmeans_are_a_signature(exports):
-    estimator, points, path = exports("kmeans")
+def test_the_centers_of_kmeans_are_a_signature(exported):
+    estimator, points, path = exported("kmeans")
     loaded = est.export.load(path)
     centers = loaded(points[:1], "cluster_centers")["output"]
     np.testing.assert_array_equal(centers, estimator.cluster_centers())
 
 
-def test_requests_may_be_rows_and_signatures_have_methods(exports):
-    loaded = est.export.load(exports("linear")[2])
+def test_requests_may_be_rows_and_signatures_have_methods(exported):
+    loaded = est.export.load(exported("linear")[2])
     methods = {name: loaded.method(name) for name in loaded.signatures}
     assert methods == {
         "classification": "classify",
@@ -184,8 +168,8 @@ def test_requests_may_be_rows_and_signatures_have_methods(exports):
         (lambda f: f | {"count": f["count"] + 2**40}, "int32|32-bit"),
     ],
 )
-def test_wrong_requests_are_told_what_is_wrong(exports, change, message):
-    loaded = est.export.load(exports("custom")[2])
+def test_wrong_requests_are_told_what_is_wrong(exported, change, message):
+    loaded = est.export.load(exported("custom")[2])
     with pytest.raises((ValueError, OverflowError), match=message):
         loaded(change(custom_features(6)))
 
@@ -210,8 +194,8 @@ def test_a_receiver_describes_inputs_that_were_never_seen(tmp_path):
         fresh.export_saved_model(tmp_path, lambda: 3)
 
 
-def test_strings_of_any_number_can_be_received(exports, tmp_path):
-    estimator, features, _ = exports("linear")
+def test_strings_of_any_number_can_be_received(exported, tmp_path):
+    estimator, features, _ = exported("linear")
     receive = est.export.build_raw_serving_input_receiver_fn(
         {
             "city": est.export.TensorSpec((None,), str),
@@ -309,8 +293,8 @@ def test_an_earlier_checkpoint_and_assets_can_be_exported(tmp_path):
         estimator.export_saved_model(tmp_path, assets_extra={"../x": tmp_path / "note.txt"})
 
 
-def test_all_modes_go_into_one_export_with_one_set_of_variables(tmp_path):
-    estimator = build_rnn(str(tmp_path / "model"))[0]
+def test_all_modes_go_into_one_export_with_one_set_of_variables(exported, tmp_path):
+    estimator = exported("rnn")[0]
     results = estimator.evaluate(lambda: (TEXTS, MOODS))
     path = estimator.experimental_export_all_saved_models(
         tmp_path, dict.fromkeys([est.ModeKeys.PREDICT, est.ModeKeys.EVAL, est.ModeKeys.TRAIN])
@@ -371,8 +355,8 @@ def test_signatures_whose_names_look_alike_are_told_apart(tmp_path):
     assert given == [[1, 2, 3], [2, 3, 4], [3, 4, 5]]
 
 
-def test_an_export_holds_no_path_of_a_source(exports):
-    _, _, path = exports("custom")
+def test_an_export_holds_no_path_of_a_source(exported):
+    _, _, path = exported("custom")
     for file in Path(path).iterdir():
         assert str(Path(__file__).parent).encode() not in file.read_bytes(), file.name
 
@@ -428,8 +412,8 @@ def test_the_normalizer_of_a_sequence_is_inside_the_module(tmp_path):
     assert_same_answers(loaded(features, "predict"), wanted)
 
 
-def test_signatures_that_answer_the_same_share_a_function(exports):
-    _, features, path = exports("linear")
+def test_signatures_that_answer_the_same_share_a_function(exported):
+    _, features, path = exported("linear")
     loaded = est.export.load(path)
     files = {name: loaded.signature(name).files[None] for name in loaded.signatures}
     assert files["serving_default"] == files["classification"] != files["predict"]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exporting import BUILDERS, TEXTS, assert_same_answers, rows_of
+from exporting import TEXTS, assert_same_answers, rows_of
 from models import quiet
 
 import estimator as est
@@ -15,14 +15,13 @@ from estimator.merged_requests import MergedRequests, is_rowwise
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory):
-    """Gives features and a loaded model by kind, made once."""
+def loaded_of(exported):
+    """Gives features and a loaded model by kind, read once."""
 
     @functools.cache
     def made(kind):
-        root = tmp_path_factory.mktemp("export")
-        estimator, features = BUILDERS[kind](str(root / "model"))
-        return features, est.export.load(estimator.export_saved_model(root / "exports"))
+        _, features, path = exported(kind)
+        return features, est.export.load(path)
 
     return made
 
@@ -58,8 +57,8 @@ def ask_at_once(merged, gate, requests, signature):
 
 
 @pytest.mark.parametrize("kind", ["kmeans", "linear", "rnn", "rnn of steps"])
-def test_merged_requests_are_answered_as_they_are_alone(exports, kind, monkeypatch):
-    features, loaded = exports(kind)
+def test_merged_requests_are_answered_as_they_are_alone(loaded_of, kind, monkeypatch):
+    features, loaded = loaded_of(kind)
     asked = [rows_of(features, count) for count in (1, 2, 3, 1, 3)]
     wanted = [loaded(request, "predict") for request in asked]
     merged = MergedRequests(loaded)
@@ -70,8 +69,8 @@ def test_merged_requests_are_answered_as_they_are_alone(exports, kind, monkeypat
     assert len(gate.rows) < len(asked)
 
 
-def test_all_that_waits_goes_together_filled_up_to_a_power_of_two(exports, monkeypatch):
-    _, loaded = exports("rnn")
+def test_all_that_waits_goes_together_filled_up_to_a_power_of_two(loaded_of, monkeypatch):
+    _, loaded = loaded_of("rnn")
     asked = [{"text": [["good"]] * rows, "price": [1.0] * rows} for rows in (1, 3, 1, 1)]
     merged = MergedRequests(loaded)
     gate = Gate(loaded, monkeypatch)
@@ -80,8 +79,8 @@ def test_all_that_waits_goes_together_filled_up_to_a_power_of_two(exports, monke
     assert gate.rows == [1, 8]
 
 
-def test_no_more_rows_go_together_than_may(exports, monkeypatch):
-    _, loaded = exports("rnn")
+def test_no_more_rows_go_together_than_may(loaded_of, monkeypatch):
+    _, loaded = loaded_of("rnn")
     asked = [{"text": [["good"]] * rows, "price": [1.0] * rows} for rows in (1, 3, 3, 3, 9)]
     merged = MergedRequests(loaded, most_rows=6)
     gate = Gate(loaded, monkeypatch)
@@ -90,8 +89,8 @@ def test_no_more_rows_go_together_than_may(exports, monkeypatch):
     assert sorted(gate.rows) == [1, 4, 8, 16]
 
 
-def test_a_wrong_request_harms_no_other(exports):
-    _, loaded = exports("rnn")
+def test_a_wrong_request_harms_no_other(loaded_of):
+    _, loaded = loaded_of("rnn")
     good = rows_of(TEXTS, 2)
     wanted = loaded(good, "predict")
     merged = MergedRequests(loaded)
@@ -108,8 +107,8 @@ def test_a_wrong_request_harms_no_other(exports):
                 assert_same_answers(future.result(), wanted)
 
 
-def test_where_all_together_fail_each_is_tried_alone(exports, monkeypatch):
-    _, loaded = exports("rnn")
+def test_where_all_together_fail_each_is_tried_alone(loaded_of, monkeypatch):
+    _, loaded = loaded_of("rnn")
     asked = [{"text": [["good"]], "price": [float(i)]} for i in range(3)]
     wanted = [loaded(request, "predict") for request in asked]
     merged = MergedRequests(loaded)
@@ -127,8 +126,8 @@ def test_where_all_together_fail_each_is_tried_alone(exports, monkeypatch):
         assert_same_answers(future.result(), one)
 
 
-def test_a_failure_of_the_model_reaches_who_asked(exports, monkeypatch):
-    _, loaded = exports("rnn")
+def test_a_failure_of_the_model_reaches_who_asked(loaded_of, monkeypatch):
+    _, loaded = loaded_of("rnn")
     merged = MergedRequests(loaded)
 
     def run(request):
@@ -150,41 +149,38 @@ def test_a_failure_of_the_model_reaches_who_asked(exports, monkeypatch):
         ("custom", "serving_default", False),  # a sum over the rows
     ],
 )
-def test_only_what_answers_row_by_row_is_merged(exports, kind, signature, is_merged):
-    assert is_rowwise(exports(kind)[1], signature) is is_merged
+def test_only_what_answers_row_by_row_is_merged(loaded_of, kind, signature, is_merged):
+    assert is_rowwise(loaded_of(kind)[1], signature) is is_merged
 
 
-def answering(answer):
-    def model_fn(features, mode):
-        weight = est.get_variable("weight", (), 1.0, trainable=False)
-        return est.EstimatorSpec(mode, predictions=answer(features["x"] * weight), loss=weight)
+ANSWERS = {  # whether rows see each other
+    "mean": (lambda x: x - x.mean(), True),  # of these the shapes tell nothing
+    "first": (lambda x: x - x[:1], True),
+    "sums": (lambda x: jnp.cumsum(x, 0), True),
+    "flat": (lambda x: x.reshape(-1), True),  # of these they do
+    "products": (lambda x: x @ x.T, True),
+    "twice": (lambda x: jnp.concatenate([x, x]), True),
+    "serving_default": (lambda x: x * 2, False),
+}
 
-    return model_fn
+
+def company(features, mode):
+    weight = est.get_variable("weight", (), 1.0, trainable=False)
+    outputs = {name: answer(features["x"] * weight) for name, (answer, _) in ANSWERS.items()}
+    return est.EstimatorSpec(mode, outputs["mean"], loss=weight, export_outputs=outputs)
 
 
-@pytest.mark.parametrize(
-    ("answer", "wanted"),
-    [
-        (lambda x: x - x.mean(), True),  # of these the shapes tell nothing
-        (lambda x: x - x[:1], True),
-        (lambda x: jnp.cumsum(x, 0), True),
-        (lambda x: x.reshape(-1), True),  # of these they do
-        (lambda x: x @ x.T, True),
-        (lambda x: jnp.concatenate([x, x]), True),
-        (lambda x: x * 2, False),
-    ],
-)
 @pytest.mark.parametrize("is_described", [True, False])
-def test_rows_that_see_each_other_are_never_merged(answer, wanted, is_described, tmp_path):
+def test_rows_that_see_each_other_are_never_merged(is_described, tmp_path):
     x = np.arange(6, dtype=np.float32).reshape(3, 2)
-    estimator = est.Estimator(answering(answer), tmp_path / "model")
-    estimator.train(lambda: {"x": x}, steps=1)
+    estimator = est.Estimator(company, tmp_path / "model").train(lambda: {"x": x}, steps=1)
     kind = {"x": est.export.TensorSpec((None, 2))}
     receive = est.export.build_raw_serving_input_receiver_fn(kind) if is_described else None
     loaded = est.export.load(estimator.export_saved_model(tmp_path, receive))
-    assert is_rowwise(loaded, "serving_default") is not wanted
-    given = MergedRequests(loaded)({"x": x})["output"]
-    np.testing.assert_allclose(given, answer(x), rtol=1e-6)
+    merged = MergedRequests(loaded)
+    for name, (answer, see_each_other) in ANSWERS.items():
+        assert is_rowwise(loaded, name) is not see_each_other, name
+        np.testing.assert_allclose(merged({"x": x}, name)["output"], answer(x), rtol=1e-6)
 
 
 def test_nothing_is_merged_if_that_is_not_wanted(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import shutil
 
 import numpy as np
 import pytest
-from exporting import BUILDERS, PEOPLE, POINTS, TEXTS, custom_features
+from exporting import PEOPLE, POINTS, TEXTS, custom_features
 from models import endless, quiet
 from rest import ask
 
@@ -23,15 +23,14 @@ ROW = {"city": "Rome", "job": ["nurse"], "age": 30}
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(exported):
     """Gives the application and the loaded model by kind, made once."""
 
     @functools.cache
     def made(kind):
-        root = tmp_path_factory.mktemp("export")
-        estimator, _ = BUILDERS[kind](str(root / "model"))
-        estimator.export_saved_model(root / "exports")
-        model = est.export.ServedModel(root / "exports", reload_secs=None)
+        # To find out whether rows see each other takes time, and test_merged_requests.py asks it.
+        rows = 64 if kind == "rnn" else 0
+        model = est.export.ServedModel(exported(kind)[2], rows, reload_secs=None)
         return est.export.RestApplication(model), model.current.loaded
 
     return made
@@ -226,7 +225,7 @@ SMALL = {"text": ["a"], "price": 1.0}
 @pytest.fixture(scope="module")
 def limited(served):
     """Gives status and error of a body, of a server that takes few bytes and rows."""
-    model = est.export.ServedModel(served("rnn")[1].path, reload_secs=None)
+    model = est.export.ServedModel(served("rnn")[1].path, 0, reload_secs=None)
     limits = est.export.RequestLimits(body_bytes=50_000, rows=100)
     application = est.export.RestApplication(model, limits=limits)
 
@@ -315,7 +314,7 @@ def test_features_in_one_another_may_come_in_rows(tmp_path):
 def test_a_server_may_wait_for_the_first_export(served, tmp_path):
     with pytest.raises(est.export.DamagedExportError, match="There is no export in"):
         est.export.ServedModel(tmp_path, reload_secs=None)
-    model = est.export.ServedModel(tmp_path, reload_secs=None, wait=True)
+    model = est.export.ServedModel(tmp_path, 0, reload_secs=None, wait=True)
     application = est.export.RestApplication(model)
     status, headers, given = ask(application, MODEL)
     assert (status, headers["Retry-After"], given["error"]) == (503, "1", "There is no model yet.")
@@ -330,7 +329,7 @@ def test_head_has_no_body_and_names_are_parts_of_addresses(served):
     environ = {"REQUEST_METHOD": "HEAD", "PATH_INFO": MODEL}
     assert list(application(environ, lambda *given: told.append(given))) == []
     assert told[0][0] == "200 OK"
-    model = est.export.ServedModel(loaded.path, reload_secs=None)
+    model = est.export.ServedModel(loaded.path, 0, reload_secs=None)
     for name in ("a/b", "", "two words", "modèle"):
         with pytest.raises(ValueError, match="is no part of an address"):
             est.export.RestApplication(model, name)
@@ -338,7 +337,7 @@ def test_head_has_no_body_and_names_are_parts_of_addresses(served):
 
 def test_a_failure_of_the_model_is_told_without_its_secrets(served, monkeypatch, caplog):
     _, loaded = served("linear")
-    model = est.export.ServedModel(loaded.path, reload_secs=None)
+    model = est.export.ServedModel(loaded.path, 0, reload_secs=None)
 
     def run(request):
         raise RuntimeError("a secret path")
