@@ -33,10 +33,19 @@ def test_show_lists_what_an_export_holds(built, capsys):
         "  ignored (features): not used",
         "  classify (classify): scores",
         "  serving_default (predict): name, net, sum",
+        "example row",
         "variables (12 numbers, 48 bytes)",
         "  dense/kernel: float32 [3, 3]",
     ):
         assert line in shown.splitlines()
+
+
+def test_the_example_row_can_be_asked(built, tmp_path, capsys):
+    assert main(["show", str(built / "export")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (tmp_path / "row.json").write_text(f"[{lines[lines.index('example row') + 1]}]")
+    assert main(["predict", str(built / "export"), "--input", str(tmp_path / "row.json")]) == 0
+    assert [*json.loads(capsys.readouterr().out)] == ["name", "net", "sum"]
 
 
 def test_show_lists_what_a_model_directory_holds(built, capsys):
