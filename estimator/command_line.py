@@ -25,6 +25,7 @@ from estimator.rest_application import RequestLimits
 from estimator.rest_server import serve
 from estimator.tensorflow_export import write_saved_model
 
+_MOST_SHOWN = 1000
 _EXPORT = "an export; or the directory that holds exports, named by their times"
 
 
@@ -111,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     served.add_argument(
         "--reload-secs",
-        type=float,
+        type=_seconds,
         default=5.0,
         help="seconds between two looks for a newer export; 0: none",
     )
@@ -137,6 +138,13 @@ def _number(least: int, most: int | None = None) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return value
 
 
 def _show(given: argparse.Namespace) -> None:
@@ -223,7 +231,8 @@ def _example_row(loaded: LoadedModel) -> str:
         features = example["features"]
         try:
             first = {name: leaf[0] for name, leaf in features.items()}
-            return json.dumps(first, default=lambda value: value.tolist())
+            text = json.dumps(first, default=lambda value: value.tolist())
+            return text if len(text) <= _MOST_SHOWN else ""
         except (AttributeError, LookupError, TypeError):
             continue
     return ""

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from estimator import export_files, steps
+from estimator import export_files, made_up, steps
 from estimator.batches import ArrayLeaf, Batch
 from estimator.binding import Binding
 from estimator.export_batch import Sample, kind_of_values, plain, read_by_recipes
@@ -212,7 +212,7 @@ class ExportedMode:
                 raise ValueError(
                     f"The model cannot be exported for batches of {size} rows: {error}"
                 ) from error
-            if not self._answers_by_rows(step, traced, size):
+            if not (_answers_by_rows(traced, size) and self._is_rowwise(step, traced)):
                 raise ValueError(  # what fills up would count in them
                     f"The signature {signature!r} cannot be exported for batches of {size} rows, "
                     f"since it does not answer row by row, and requests are filled up: {failure}"
@@ -220,15 +220,18 @@ class ExportedMode:
             made.append(written(f"{base}_{size}", size, traced))
         return made
 
-    def _answers_by_rows(self, step: Any, traced: Any, size: int) -> bool:
-        """Returns whether there is an answer for each of so many rows, and for any number."""
-        if not _answers_by_rows(traced, size):
-            return False
+    def _is_rowwise(self, step: Any, traced: Any) -> bool:
+        """Returns whether rows that fill up a request change nothing: it is tried."""
+        values = [self.live.values[name] for name in self.binding.recipes.variables]
+        kinds = traced.in_avals[len(values) :]
+
+        def run(inputs: list[np.ndarray], rows: int) -> list[np.ndarray]:
+            return [np.asarray(leaf) for leaf in step(values, inputs)[0]]
+
         try:
-            (shapes,) = jax.eval_shape(step, self._variables(), self._shapes(size + 1, self._alike))
-        except Exception:
-            return True
-        return all(leaf.shape[0] == size + 1 for leaf in shapes)
+            return made_up.is_rowwise(run, kinds)
+        except Exception:  # of so many rows the model_fn makes nothing
+            return False
 
     def _traced(self, step: Any, rows: int | None) -> Any:
         """Returns what JAX exports of a step, with as many sizes left open as can be.

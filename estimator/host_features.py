@@ -45,11 +45,18 @@ class HostRecipe(Recipe, abc.ABC):
             or a number.
         fill: what lengths and counts are filled up with to a round size, so that few sizes compile;
             None: they stay as they are.
+        takes_floats: whether it takes the features that it reads as floats; None: as they come.
     """
 
     dtype: ClassVar[Any]
     dims: ClassVar[tuple[str | int, ...]]
     fill: ClassVar[Any] = None
+    takes_floats: ClassVar[bool | None] = False
+
+    @property
+    def reads(self) -> frozenset[RawPath]:
+        """The paths of the features that it reads, if it says so."""
+        return frozenset()
 
     @functools.cached_property
     def name(self) -> str:

@@ -215,16 +215,18 @@ class LoadedMode:
                 f"The {part} {missing} are missing; there are {sorted(given, key=str)}."
             )
 
-    def prepared(self, batch: Batch, few_sizes: bool = False) -> tuple[list[Any], int]:
+    def prepared(self, batch: Batch, most_values: int | None = None) -> tuple[list[Any], int]:
         """Returns the arrays that the compiled functions take, and how many rows they are of.
 
         Args:
             batch: what `batch` made.
-            few_sizes: whether counts are filled up to the largest of them, so that whoever asks
-                cannot make many programs compile; it costs time where one is much larger.
+            most_values: how many values the arrays of host recipes may have together. Counts are
+                then filled up to the largest, if that has room: so whoever asks can make but few
+                programs compile. None: any number, and counts as they are.
 
         Raises:
-            ValueError: if a leaf has another shape or kind, or another number of rows.
+            ValueError: if a leaf has another shape or kind, or another number of rows, or there are
+                too many values.
         """
         place = {path: i for i, path in enumerate(batch.raw_paths)}
         lengths = batch.lengths
@@ -240,23 +242,40 @@ class LoadedMode:
             if self.inputs[i].place in place:
                 batch.check(place[self.inputs[i].place], check)
         arrays = [self._array(self.inputs[i], batch, place) for i in self.used]
-        made = [batch.host(recipe, self._length_buckets) for recipe in self.host]
-        if few_sizes:
-            made = self._equally_wide(made)
+        made: list[np.ndarray] = []
+        for recipe in self.host:
+            made.append(batch.host(recipe, self._length_buckets))
+            size = sum(array.size for array in made)
+            if most_values is not None and size > most_values:
+                raise ValueError(
+                    f"The features would have {size} values, once all rows are as long as the "
+                    f"longest, and may have {most_values}. Ask for fewer rows at once."
+                )
+        if most_values is not None:
+            made = self._equally_wide(made, most_values)
         return [*arrays, *made], max(lengths)
 
-    def _equally_wide(self, made: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _equally_wide(self, made: list[np.ndarray], most_values: int) -> list[np.ndarray]:
         """Returns arrays of host recipes with equal counts, where their dimensions are alike."""
         widest: dict[Any, int] = {}
         for recipe, array in zip(self.host, made, strict=True):
             if recipe.dims[-1:] == ("count",) and recipe.fill is not None:
                 widest[recipe.dims] = max(widest.get(recipe.dims, 0), array.shape[-1])
+        wide = [
+            widest.get(recipe.dims, array.shape[-1]) if recipe.fill is not None else array.shape[-1]
+            for recipe, array in zip(self.host, made, strict=True)
+        ]
+        sizes = [
+            array.size // max(array.shape[-1], 1) * width
+            for array, width in zip(made, wide, strict=True)
+        ]
+        if sum(sizes) > most_values:
+            return made
         filled = []
-        for recipe, array in zip(self.host, made, strict=True):
-            lacking = widest.get(recipe.dims, 0) - array.shape[-1] if recipe.fill is not None else 0
-            pads = [(0, 0)] * (array.ndim - 1) + [(0, lacking)]
-            wider = np.pad(array, pads, constant_values=recipe.fill) if lacking > 0 else array
-            filled.append(wider)
+        for recipe, array, width in zip(self.host, made, wide, strict=True):
+            pads = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
+            wider = width > array.shape[-1]
+            filled.append(np.pad(array, pads, constant_values=recipe.fill) if wider else array)
         return filled
 
     def _array(self, wanted: Input, batch: Batch, place: Mapping[Any, int]) -> Any:

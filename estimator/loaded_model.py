@@ -22,6 +22,7 @@ from estimator import export_files, steps
 from estimator.export_directories import newest
 from estimator.export_files import DamagedExportError, damaged
 from estimator.loaded_mode import Input, LoadedMode
+from estimator.made_up import same_but_for_rounding
 from estimator.manifest import reason_of
 from estimator.messages import did_you_mean, shown
 from estimator.recipes import from_json
@@ -141,15 +142,15 @@ class LoadedModel:
 
         Args:
             features, signature, labels: as for a call.
-            most_values: how many values, or characters, a feature may have once its rows are filled
-                up to the longest, where strangers ask; None: any number.
+            most_values: where strangers ask, how many values, or characters, a feature may have
+                once its rows are as long as the longest, and all arrays together; None: any number.
 
         Raises:
             ValueError: if a feature is missing, of another shape or kind, or too large.
         """
         mode = self.signature(signature).mode
         batch = mode.batch(features, labels, most_values)
-        inputs, rows = mode.prepared(batch, few_sizes=most_values is not None)
+        inputs, rows = mode.prepared(batch, most_values)
         return Request(signature, inputs, rows)
 
     def run(self, request: "Request") -> list[np.ndarray]:
@@ -356,9 +357,3 @@ def _lists(features: Any) -> Any:
     if isinstance(features, Mapping):
         return {key: _lists(leaf) for key, leaf in features.items()}
     return [_lists(item) for item in features] if isinstance(features, tuple) else features
-
-
-def same_but_for_rounding(answer: Any, before: Any) -> bool:
-    """Returns whether two arrays hold the same, but for what rounding makes of it."""
-    same_shape = np.shape(answer) == np.shape(before)
-    return same_shape and bool(np.allclose(answer, before, rtol=1e-4, atol=1e-5, equal_nan=True))

@@ -8,15 +8,17 @@ kind together. Each is read, and its answers are finished, by itself, so that no
 another's mistakes.
 """
 
+import logging
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from estimator.loaded_model import LoadedModel, Request, same_but_for_rounding
+from estimator import made_up
+from estimator.loaded_model import LoadedModel, Request
 
-_TRIED_ROWS = 4
+_LOG = logging.getLogger(__name__)
 
 
 class MergedRequests:
@@ -33,12 +35,12 @@ class MergedRequests:
     def __init__(self, loaded: LoadedModel, most_rows: int = 64) -> None:
         self._loaded = loaded
         self._most_rows = most_rows
-        self._is_rowwise = {
-            name: most_rows > 0 and is_rowwise(loaded, name) for name in loaded.signatures
+        self._may_be_merged = {
+            name: most_rows > 0 and may_be_merged(loaded, name) for name in loaded.signatures
         }
         self._waiting: list[_Waiting] = []
-        self._list_lock = threading.Lock()
-        self._model_lock = threading.Lock()
+        self._is_busy = False
+        self._changed = threading.Condition()
 
     def __call__(self, features: Any, signature: str = "serving_default") -> dict[str, np.ndarray]:
         """Returns the answers for a batch, as the loaded model does.
@@ -51,14 +53,22 @@ class MergedRequests:
 
     def run(self, request: Request) -> Sequence[np.ndarray]:
         """Returns the arrays that the model makes of a request, alone or in company."""
-        if not self._is_rowwise[request.signature]:
+        if not self._may_be_merged[request.signature]:
             return self._loaded.run(request)
         mine = _Waiting(request)
-        with self._list_lock:
+        with self._changed:
             self._waiting.append(mine)
-        with self._model_lock:  # whoever gets it runs the others' requests, too
-            if mine.leaves is None and mine.error is None:
-                self._run_together(self._company_of(mine))
+            self._changed.wait_for(lambda: mine.is_done or not self._is_busy)
+            if not mine.is_done:  # whoever finds the model free runs what waits
+                self._is_busy = True
+                company = self._company_of(mine)
+        if not mine.is_done:
+            try:
+                self._run_together(company)
+            finally:
+                with self._changed:
+                    self._is_busy = False
+                    self._changed.notify_all()
         if mine.error is not None:
             raise mine.error
         assert mine.leaves is not None
@@ -67,13 +77,12 @@ class MergedRequests:
     def _company_of(self, first: "_Waiting") -> list["_Waiting"]:
         """Takes a request from the list, and those that can be merged with it."""
         chosen, rows = [first], first.request.rows
-        with self._list_lock:
-            for other in self._waiting:
-                fits = rows + other.request.rows <= self._most_rows
-                if other is not first and fits and other.kind == first.kind:
-                    chosen.append(other)
-                    rows += other.request.rows
-            self._waiting = [other for other in self._waiting if other not in chosen]
+        for other in self._waiting:
+            fits = rows + other.request.rows <= self._most_rows
+            if other is not first and fits and other.kind == first.kind:
+                chosen.append(other)
+                rows += other.request.rows
+        self._waiting = [other for other in self._waiting if other not in chosen]
         return chosen
 
     def _run_together(self, company: Sequence["_Waiting"]) -> None:
@@ -110,41 +119,30 @@ class _Waiting:
         self.leaves: Sequence[np.ndarray] | None = None
         self.error: Exception | None = None
 
+    @property
+    def is_done(self) -> bool:
+        return self.leaves is not None or self.error is not None
 
-def is_rowwise(loaded: LoadedModel, name: str) -> bool:
+
+def may_be_merged(loaded: LoadedModel, name: str) -> bool:
     """Returns whether a signature answers a row alone as it does in company.
 
     The shapes must say so; then it is tried, with numbers by chance and with the examples.
     """
+
+    def run(inputs: list[np.ndarray], rows: int) -> Sequence[np.ndarray]:
+        return loaded.run(Request(name, inputs, rows))
+
     signature = loaded.signature(name)
     if not signature.by_rows:
         return False
     function = loaded.function(next(iter(signature.files.values())))
-    trials = [Request(name, _made_up(function.inputs), _TRIED_ROWS)]
-    for example in loaded.examples:
-        if name in example["answers"]:
-            trials.append(loaded.request(example["features"], name, example["labels"]))
-    return all(_is_answered_alike(loaded, trial) for trial in trials)
-
-
-def _is_answered_alike(loaded: LoadedModel, together: Request) -> bool:
-    """Returns whether each row of a request is answered alone as it is there."""
-    whole = loaded.run(together)
-    for row in range(together.rows):
-        inputs = [array[row : row + 1] for array in together.inputs]
-        alone = loaded.run(Request(together.signature, inputs, 1))
-        for leaf, one in zip(whole, alone, strict=True):
-            if not same_but_for_rounding(leaf[row : row + 1], one):
-                return False
-    return True
-
-
-def _made_up(kinds: Sequence[Any]) -> list[np.ndarray]:
-    """Returns small numbers by chance, of a few rows and two steps."""
-    rng = np.random.default_rng(0)
-    made = []
-    for kind in kinds:
-        sizes = [size if isinstance(size, int) else 2 for size in kind.shape[1:]]
-        numbers = rng.random((_TRIED_ROWS, *sizes)) * 2  # below 2: ids and counts are so small
-        made.append(numbers.astype(kind.dtype))
-    return made
+    try:
+        if not made_up.is_rowwise(run, function.inputs):
+            return False
+        asked = [e for e in loaded.examples if name in e["answers"]]
+        requests = [loaded.request(e["features"], name, e["labels"]) for e in asked]
+        return all(made_up.answers_alike(run, r.inputs, r.rows) for r in requests)
+    except Exception as error:  # a size that was made up does not suit the model
+        _LOG.info("Requests to %s are not merged: it was tried in vain (%s).", name, error)
+        return False

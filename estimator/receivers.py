@@ -130,7 +130,11 @@ class ParsingInputReceiver(ServingInputReceiver):
             shape = getattr(kind, "shape", None)
             spec = TensorSpec((None, None) if shape is None else (None, *shape), kind.dtype)
             example = spec.example()
-            made[name] = np.asarray(example).tolist() if shape is None else example
+            if shape is None:  # "" would be missing, and its row shorter than others
+                array = np.asarray(example)
+                strings = array.dtype.kind == "U"
+                example = (np.full_like(array, "a", "U1") if strings else array).tolist()
+            made[name] = example
         return made
 
 

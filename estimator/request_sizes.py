@@ -2,8 +2,8 @@
 
     check_size("text", [["a"], ["b", "c"]], most_values=10)
 
-Rows are filled up to the longest, and texts to the longest text. So a small body can ask for a huge
-array: whoever takes requests from strangers looks before it is made.
+Rows are filled up to the longest; texts, in an array of texts, to the longest text. So a small body
+can ask for a huge array: whoever takes requests from strangers looks before it is made.
 """
 
 from collections.abc import Mapping
@@ -30,19 +30,18 @@ def check_size(name: str, value: Any, most_values: int) -> None:
             check_size(str(key), part, most_values)
     if not isinstance(value, list):
         return
-    size = 1
-    level: list[Any] = [value]
+    size, texts, longest = 1, 0, 0
+    level: list[list[Any]] = [value]
     while level:
-        size *= max(len(part) for part in level)
-        if size > most_values:
+        size *= max(map(len, level))
+        inner = [item for part in level for item in part if isinstance(item, list) and item]
+        if not inner:
+            words = [item for part in level for item in part if isinstance(item, str | bytes)]
+            texts, longest = len(words), max(map(len, words), default=0)
+        if max(size, texts * longest) > most_values:
             raise ValueError(
-                f"{name} would have {size} values or characters, once its rows are as long as the "
-                f"longest, and may have {most_values}. Ask for fewer rows at once."
+                f"{name} would have {max(size, texts * longest)} values or characters, once its "
+                f"rows are as long as the longest, and may have {most_values}. Ask for fewer rows "
+                "at once."
             )
-        level = [
-            item
-            for part in level
-            if not isinstance(part, str | bytes)
-            for item in part
-            if isinstance(item, list | str | bytes) and item
-        ]
+        level = inner

@@ -25,7 +25,7 @@ from estimator.served_model import ServedModel, Version
 _LOG = logging.getLogger(__name__)
 
 _ADDRESS = re.compile(
-    r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d+))?"
+    r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>[0-9]+))?"
     r"(?P<what>|/metadata|:(?P<verb>" + "|".join(VERBS) + "))"
 )
 # TensorFlow's names for dtypes, of which metadata tells.

@@ -64,16 +64,24 @@ def serve(
         ValueError: if no address can hold the name.
     """
     try:
+        from waitress import wasyncore
         from waitress.server import create_server
         from waitress.task import ThreadedTaskDispatcher
     except ImportError as error:
         raise ImportError("Serving needs waitress: pip install 'jax-estimator[serve]'.") from error
 
-    class PatientDispatcher(ThreadedTaskDispatcher):  # waitress's own gives up after 5 seconds
+    class PatientDispatcher(ThreadedTaskDispatcher):
+        """Ends when all is answered and sent; waitress's own stops sending, and waits 5 seconds."""
+
         def shutdown(self, cancel_pending: bool = True, timeout: float = _MOST_SECONDS) -> bool:
             deadline = time.monotonic() + timeout
-            while (self.queue or self.active_count) and time.monotonic() < deadline:
-                time.sleep(0.01)
+            server.del_channel()  # listens no longer
+            while time.monotonic() < deadline and (
+                self.queue
+                or self.active_count
+                or any(channel.total_outbufs_len for channel in server.active_channels.values())
+            ):
+                wasyncore.loop(timeout=0.05, map=server._map, use_poll=True, count=1)
             return bool(super().shutdown(cancel_pending, timeout=1))
 
     limits = limits or RequestLimits()

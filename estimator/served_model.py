@@ -70,7 +70,7 @@ class ServedModel:
         self._watcher: threading.Thread | None = None
         self.refresh()
         if self.current is None and not wait:
-            self._read(exports_at(self._directory)[0])  # raises what is wrong with it
+            self.current = self._read(exports_at(self._directory)[0])  # raises what is wrong
         if reload_secs:
             self._watcher = threading.Thread(
                 target=self._watch, args=[reload_secs], name="newer exports", daemon=True

@@ -65,7 +65,8 @@ def write_saved_model(
             _write(tf, loaded, directory)
             check_saved_model(tf, loaded, directory)
 
-    return write_aside(export_dir_base, write, assets_extra or export_files.assets_of(loaded.path))
+    assets = export_files.assets_of(loaded.path) if assets_extra is None else assets_extra
+    return write_aside(export_dir_base, write, assets)
 
 
 def _write(tf: Any, loaded: LoadedModel, directory: str) -> None:

@@ -5,6 +5,7 @@ where TensorFlow takes that for no name, `_` stands in place of other characters
 """
 
 import keyword
+import logging
 import re
 from typing import Any
 
@@ -14,9 +15,11 @@ from estimator.batches import Batch
 from estimator.loaded_mode import RECORDS, Input, LoadedMode
 from estimator.loaded_model import LoadedModel
 from estimator.low_part import LowPart
+from estimator.made_up import same_but_for_rounding
+from estimator.messages import shown
 from estimator.tf_example import example_record
 
-_ROWS = 2
+_LOG = logging.getLogger(__name__)
 
 
 def tensor_names(mode: LoadedMode) -> dict[Any, str]:
@@ -67,6 +70,9 @@ def dtype_of(tf: Any, mode: LoadedMode, entry: Input) -> Any:
             f"The batch that was exported held no value of {entry.name!r}, so its dtype is not "
             "known. Give a receiver function, which describes it."
         )
+    floats = [recipe.takes_floats for recipe in mode.host if entry.place in recipe.reads]
+    if entry.dtype is None and any(floats) and False not in floats:
+        return tf.float32  # among ints a gap could not be said
     kinds = {"str": tf.string, "int": tf.int64, "float": tf.float32, "bool": tf.bool}
     return kinds[entry.like]
 
@@ -88,12 +94,14 @@ def check_saved_model(tf: Any, loaded: LoadedModel, directory: str) -> None:
     for name in loaded.signatures:
         mode = loaded.signature(name).mode
         asked = [e["features"] for e in loaded.examples if name in e["answers"]]
-        for features in [*asked, _made_up(tf, mode)]:
+        count = 0
+        for features in [*asked, _made_up(tf, mode, (0, 1)), _made_up(tf, mode, (0, 0))]:
             try:
                 wanted = loaded(features, name)
                 given = _tensors(tf, mode, features)
             except (TypeError, ValueError):
                 continue  # made up wrongly, or of a form that dense tensors have not
+            count += 1
             try:
                 answers = signatures[name](**given)
             except Exception as error:
@@ -105,28 +113,32 @@ def check_saved_model(tf: Any, loaded: LoadedModel, directory: str) -> None:
                 if not _same(answers[key].numpy(), answer):
                     raise ValueError(
                         f"TensorFlow answers {answers[key].numpy()} for {key} of the signature "
-                        f"{name!r}, where {answer} is wanted; it was asked {features}. If these "
-                        "rows are odd, export with a receiver function: others are asked then."
+                        f"{name!r}, where {answer} is wanted; it was asked {shown(features)}. If "
+                        "these rows are odd, export with a receiver function: others are asked "
+                        "then."
                     )
+        if not count:
+            _LOG.warning("The signature %r was written, and could not be asked anything.", name)
 
 
-def _made_up(tf: Any, mode: LoadedMode) -> Any:
-    """Returns features of two rows, or records of them."""
+def _made_up(tf: Any, mode: LoadedMode, values: tuple[int, ...]) -> Any:
+    """Returns features of so many rows, or records of them: numbers, and texts of such lengths."""
     if mode.parse is not None:
-        row = {
-            name: ["a" if kind.dtype.kind == "U" else kind.dtype.type(1).item()]
-            * int(np.prod(kind.shape or ()))
-            for name, kind in mode.parse.items()
-        }
-        return {RECORDS: [example_record(row)] * _ROWS}
+        rows = [
+            {
+                name: [_value(kind.dtype, value)] * int(np.prod(kind.shape or ()))
+                for name, kind in mode.parse.items()
+            }
+            for value in values
+        ]
+        return {RECORDS: [example_record(row) for row in rows]}
     features: Any = {}
     for entry in mode.inputs:
         if not entry.needed:
             continue
-        dtype = dtype_of(tf, mode, entry).as_numpy_dtype
+        dtype = np.dtype(dtype_of(tf, mode, entry).as_numpy_dtype)
         sizes = [1 if size is None else size for size in (entry.shape or (None, None))[1:]]
-        value = "a" if dtype in (object, np.str_) else 1
-        leaf = np.full((_ROWS, *sizes), value, object if value == "a" else dtype)
+        leaf = np.array([np.full(sizes, _value(dtype, value), dtype) for value in values], dtype)
         if not entry.path:
             return leaf
         inner = features
@@ -134,6 +146,12 @@ def _made_up(tf: Any, mode: LoadedMode) -> Any:
             inner = inner.setdefault(key, {})
         inner[entry.path[-1]] = leaf
     return features
+
+
+def _value(dtype: np.dtype, value: int) -> Any:
+    if dtype.kind in "OUS":
+        return "a" * (1 + value)
+    return value / 2 if dtype.kind == "f" else dtype.type(value).item()
 
 
 def _tensors(tf: Any, mode: LoadedMode, features: Any) -> dict[str, Any]:
@@ -178,9 +196,7 @@ def _dense(leaf: Any, fill: Any) -> np.ndarray:
 
 
 def _same(given: np.ndarray, wanted: np.ndarray) -> bool:
-    if given.shape != wanted.shape:
-        return False
     if wanted.dtype == object:
         texts = [text.decode() if isinstance(text, bytes) else text for text in given.ravel()]
-        return texts == wanted.ravel().tolist()
-    return bool(np.allclose(given, wanted, rtol=1e-4, atol=1e-5, equal_nan=True))
+        return given.shape == wanted.shape and texts == wanted.ravel().tolist()
+    return same_but_for_rounding(given, wanted)

@@ -214,6 +214,11 @@ class ColumnRecipe(est.HostRecipe):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.column!r})"
 
+    @property
+    def reads(self) -> frozenset[tuple[Any, ...]]:
+        """The paths of the features of the column."""
+        return frozenset(map(tuple, self.paths.values()))
+
     def raw(self, features: Any, labels: Any) -> dict[str, Any]:
         """Returns the raw features by key."""
         return {key: est.raw_value(path, features, labels) for key, path in self.paths.items()}

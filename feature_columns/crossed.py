@@ -22,7 +22,7 @@ from feature_columns.hashing import fingerprint_cat64
 from feature_columns.parse_spec import ParseSpec, VarLenFeature, merged_specs
 
 DEFAULT_HASH_KEY = 0xDECAFCAFFE
-# More fill the memory: each takes some fifty bytes on its way.
+# More, rows filled up to the longest, fill the memory.
 _MOST_COMBINATIONS = 2**23
 
 
@@ -188,11 +188,12 @@ def _combinations(found: list[Entries], batch: int) -> tuple[np.ndarray, list[np
         return rows, [rows] * len(found)
     counts = np.array([np.bincount(one.positions[0], minlength=batch) for one in found])
     starts = np.cumsum(counts, axis=1) - counts
-    number = counts.prod(axis=0, dtype=np.float64).sum()
+    number = batch * counts.prod(axis=0, dtype=np.float64).max(initial=0)
     if number > _MOST_COMBINATIONS:
         raise ValueError(
-            f"The features of a batch have {number:.0f} combinations, and a batch may have "
-            f"{_MOST_COMBINATIONS}: cross features of fewer values, or take fewer rows."
+            f"The features of a batch have {number:.0f} combinations, rows filled up to the "
+            f"longest, and a batch may have {_MOST_COMBINATIONS}: cross features of fewer values, "
+            "or take fewer rows."
         )
     totals = counts.prod(axis=0)
     rows = np.repeat(np.arange(batch), totals)

@@ -141,6 +141,7 @@ class NumericValues(ColumnRecipe):
 
     exact: bool
     dtype = np.dtype(np.float32)
+    takes_floats = True
 
     @property
     def dims(self) -> tuple[str | int, ...]:  # type: ignore[override]

@@ -137,6 +137,12 @@ class SequenceLengths(est.HostRecipe):
     paths: Mapping[str, tuple[Any, ...]]
     dtype = np.dtype(np.int32)
     dims = ("batch",)
+    takes_floats = None
+
+    @property
+    def reads(self) -> frozenset[tuple[Any, ...]]:
+        """The paths of the features of all columns."""
+        return frozenset(map(tuple, self.paths.values()))
 
     @functools.cached_property
     def name(self) -> str:

@@ -165,6 +165,7 @@ class SequenceValues(ColumnRecipe):
     exact: bool
     dtype = np.dtype(np.float32)
     fill = np.nan
+    takes_floats = True
 
     @property
     def dims(self) -> tuple[str | int, ...]:  # type: ignore[override]

@@ -83,6 +83,7 @@ FLOORS = [
     "tf_example",
     "export_files",
     "export_batch",
+    "made_up",
     "export_call",
     "export_directories",
     "request_sizes",

@@ -232,6 +232,7 @@ def test_a_model_that_computes_with_sizes_is_exported_for_some(tmp_path, caplog)
         (lambda x: x.sum(), (1, 8)),  # rows that fill up would count
         (lambda x: jnp.zeros(8), (1, 8)),  # not one for each row
         (lambda x: jnp.zeros(8), (8,)),  # although it looks so
+        (lambda x: x - x.mean(), (1, 8)),
     ],
 )
 def test_what_answers_no_rows_is_not_exported_for_some_sizes(answer, sizes, tmp_path):

@@ -87,5 +87,5 @@ def test_a_second_input_layer_has_variables_of_its_own():
 def test_a_cross_of_more_combinations_than_memory_holds_is_an_error():
     column = fc.crossed_column(["a", "b"], 100)
     many = [["x"] * 4000] * 2
-    with pytest.raises(ValueError, match="have 32000000 combinations, and a batch may"):
+    with pytest.raises(ValueError, match="have 32000000 combinations, rows filled up"):
         column.host_ids({"a": many, "b": many})

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from exporting import TEXTS, assert_same_answers, rows_of
 from models import quiet
 
 import estimator as est
-from estimator.merged_requests import MergedRequests, is_rowwise
+from estimator.merged_requests import MergedRequests, may_be_merged
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +151,16 @@ def test_a_failure_of_the_model_reaches_who_asked(loaded_of, monkeypatch):
     ],
 )
 def test_only_what_answers_row_by_row_is_merged(loaded_of, kind, signature, is_merged):
-    assert is_rowwise(loaded_of(kind)[1], signature) is is_merged
+    assert may_be_merged(loaded_of(kind)[1], signature) is is_merged
 
 
 ANSWERS = {  # whether rows see each other
     "mean": (lambda x: x - x.mean(), True),  # of these the shapes tell nothing
     "first": (lambda x: x - x[:1], True),
     "sums": (lambda x: jnp.cumsum(x, 0), True),
+    "filled": (lambda x: jnp.where(jnp.isnan(x), jnp.nanmean(x, 0), x), True),
+    "large": (lambda x: jnp.where(x > 10, x.mean(0), x), True),
+    "missing": (lambda x: jnp.where(jnp.isnan(x).any(), 0, x), True),
     "flat": (lambda x: x.reshape(-1), True),  # of these they do
     "products": (lambda x: x @ x.T, True),
     "twice": (lambda x: jnp.concatenate([x, x]), True),
@@ -179,7 +183,7 @@ def test_rows_that_see_each_other_are_never_merged(is_described, tmp_path):
     loaded = est.export.load(estimator.export_saved_model(tmp_path, receive))
     merged = MergedRequests(loaded)
     for name, (answer, see_each_other) in ANSWERS.items():
-        assert is_rowwise(loaded, name) is not see_each_other, name
+        assert may_be_merged(loaded, name) is not see_each_other, name
         np.testing.assert_allclose(merged({"x": x}, name)["output"], answer(x), rtol=1e-6)
 
 
@@ -192,3 +196,24 @@ def test_nothing_is_merged_if_that_is_not_wanted(tmp_path, monkeypatch):
     gate.open.set()
     MergedRequests(loaded, most_rows=0)({"x": x})
     assert gate.rows == [3]
+
+
+def test_whoever_is_answered_waits_for_no_other_call(loaded_of, monkeypatch):
+    """Callers that ask on and on share calls: each call answers about half of them."""
+    _, loaded = loaded_of("rnn")
+    merged = MergedRequests(loaded)
+    answer, calls = loaded.run, []
+
+    def slowly(request):
+        calls.append(request.rows)
+        time.sleep(0.02)
+        return answer(request)
+
+    def ask(_):
+        for _ in range(10):
+            merged({"text": [["good"]], "price": [1.0]}, "predict")
+
+    monkeypatch.setattr(loaded, "run", slowly)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    assert len(calls) < 80 / 2.5

@@ -263,6 +263,30 @@ def test_small_bodies_that_take_much_memory_are_refused(limited, rows):
     assert (status, "Ask for fewer rows at once" in message) == (400, True), message
 
 
+def test_many_columns_and_long_texts_are_measured_as_they_are(tmp_path):
+    columns = [fc.categorical_column_with_hash_bucket(f"c{i}", 9) for i in range(20)]
+    estimator = canned.LinearClassifier(columns, tmp_path / "model")
+    row = {f"c{i}": ["a"] for i in range(20)}
+    estimator.train(lambda: ({name: [["a"], ["b"]] for name in row}, [0, 1]), steps=1)
+    estimator.export_saved_model(tmp_path / "exports")
+    model = est.export.ServedModel(tmp_path / "exports", 0, reload_secs=None)
+    limits = est.export.RequestLimits(50_000)
+    application = est.export.RestApplication(model, limits=limits)
+
+    def status_of(rows):
+        return ask(application, f"{MODEL}:predict", {"instances": rows})[0]
+
+    # Widened, the counts of all columns would be beyond the limit: they stay as they are.
+    assert status_of([row] * 20 + [row | {"c0": ["a"] * 300}]) == 200
+    assert status_of([row] * 60 + [row | {"c0": ["a"] * 800}]) == 400  # 61 times 1024
+    assert status_of([row] * 20 + [row | {"c0": ["a"] * 200 + ["b" * 67]}]) == 200
+    loaded = model.current.loaded
+    wide = loaded.request([row | {"c0": ["a", "b", "c"]}], "predict", most_values=1000)
+    assert {array.shape for array in wide.inputs} == {(1, 4)}
+    narrow = loaded.request([row | {"c0": ["a", "b", "c"]}], "predict", most_values=60)
+    assert {array.shape for array in narrow.inputs} == {(1, 4), (1, 1)}
+
+
 def test_many_names_and_long_contexts_are_refused(limited):
     body = {"examples": [{}] * 80, "context": SMALL | {"text": ["a"] * 6000}}
     assert "fewer rows" in limited(body, "classify")[1]

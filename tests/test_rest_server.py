@@ -197,7 +197,8 @@ import estimator as est
 def on_start(address):
     started.append(address)
     print("is at", address, flush=True)
-est.export.serve(sys.argv[1], 0, name="line", threads=1, on_start=on_start)
+limits = est.export.RequestLimits(rows=100_000)
+est.export.serve(sys.argv[1], 0, name="line", limits=limits, threads=1, on_start=on_start)
 """
 
 
@@ -210,10 +211,10 @@ def test_what_has_been_asked_is_answered_before_the_end(exports):
     )
     try:
         address = server.stdout.readline().split()[-1]
-        body = {"instances": [{"x": [1.0, 2.0]}]}
+        body = {"inputs": {"x": [[1.0, 2.0]] * 60_000}}  # the answer is larger than buffers are
         with ThreadPoolExecutor(4) as pool:
             asks = [pool.submit(asked, address, body, ":predict") for _ in range(4)]
-            time.sleep(0.4)
+            time.sleep(0.6)
             server.send_signal(signal.SIGTERM)
             assert [future.result()[0] for future in asks] == [200] * 4
         assert server.wait(30) == 0

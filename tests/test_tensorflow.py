@@ -356,6 +356,28 @@ def test_gaps_of_pandas_are_gaps(tmp_path):
     np.testing.assert_allclose(given["logits"].numpy(), wanted["logits"], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("column", "features", "asked"),
+    [
+        (fc.numeric_column("x", default_value=3), [None, 1, 2], [np.nan, 1, 2]),
+        (fc.sequence_numeric_column("x"), [[1, 2], [3], [4]], [[1, 2], [3, np.nan], [4, np.nan]]),
+    ],
+)
+def test_gaps_among_ints_are_gaps(column, features, asked, tmp_path):
+    if features[0] is None:
+        estimator = canned.LinearRegressor([column], tmp_path / "model")
+    else:
+        estimator = canned.RNNClassifier([column], units=[2], model_dir=tmp_path / "model")
+    features = {"x": features}
+    estimator.train(lambda: (features, [1, 0, 1]), steps=1)
+    signature = served(estimator, tmp_path / "saved").signatures["predict"]
+    (wanted,) = estimator.predict(lambda: features, yield_single_examples=False)
+    given = plain(signature(x=tf.constant(asked, tf.float32)))
+    for name, answer in wanted.items():
+        if answer.dtype.kind == "f":
+            np.testing.assert_allclose(given[name], answer, rtol=1e-6, atol=1e-6)
+
+
 def test_rows_that_are_wrong_are_errors(tmp_path):
     def model_fn(features, mode):
         weight = est.get_variable("weight", (), 1, np.int32, trainable=False)
