@@ -100,6 +100,7 @@ class LoadedMode:
 
     def __init__(self, entry: Mapping[str, Any]) -> None:
         self.inputs = [_input(given) for given in entry["inputs"]]
+        self._places = {entry.place for entry in self.inputs}
         self._keys = {
             part: {str(e.path[0]): e.path[0] for e in self.inputs if e.part == part and e.path}
             for part in ("features", "labels")
@@ -164,9 +165,9 @@ class LoadedMode:
     def _columns(self, rows: list[Any]) -> dict[Any, Any]:
         """Returns rows as columns by name."""
         names = dict.fromkeys(name for row in rows for name in row)
-        if len(names) > len(self.inputs):  # many rows of many names would fill the memory
+        if len(names) > len(self.inputs) + 10:  # many rows of many names would fill the memory
             self._check_keys("features", self._keyed("features", names))
-            raise ValueError(f"The rows have {len(names)} names, such as {[*names][-1]!r}.")
+            raise ValueError(f"The rows have {len(names)} names, such as {shown([*names][-1])}.")
         columns: dict[Any, Any] = {}
         for name in names:
             column = [row.get(name) for row in rows]
@@ -229,6 +230,9 @@ class LoadedMode:
                 too many values.
         """
         place = {path: i for i, path in enumerate(batch.raw_paths)}
+        if unknown := [path for path in place if path not in self._places]:
+            name = "/".join(map(str, unknown[0][1:]))
+            raise ValueError(f"The model takes no {unknown[0][0].removesuffix('s')} {shown(name)}.")
         lengths = batch.lengths
         if not lengths:
             raise ValueError("The request has no rows. A single row goes into a list: [{...}].")

@@ -65,6 +65,7 @@ class ServedModel:
         self._directory = os.path.abspath(os.fsdecode(directory))
         self._batch_rows = batch_rows
         self._failures: dict[str, Any] = {}  # by path: the state in which it failed
+        self._served: Any = None  # the state of what is served
         self._ended = threading.Event()
         self.current: Version | None = None
         self._watcher: threading.Thread | None = None
@@ -100,9 +101,10 @@ class ServedModel:
         except (DamagedExportError, OSError):
             return
         for path in paths:
-            if self.current is not None and path == self.current.loaded.path:
-                return
             state = _state(path)
+            is_served = self.current is not None and path == self.current.loaded.path
+            if is_served and state in (self._served, self._failures.get(path)):
+                return
             if self._failures.get(path) == state:
                 continue
             try:
@@ -111,7 +113,10 @@ class ServedModel:
                 if path not in self._failures:
                     _LOG.warning("%s is not served: %s", path, reason_of(error))
                 self._failures[path] = state
+                if is_served:  # it was replaced by something else; what was read goes on
+                    return
                 continue
+            self._served = state
             _LOG.info("%s is served now, step %d.", path, self.current.loaded.global_step)
             return
 

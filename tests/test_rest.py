@@ -119,8 +119,7 @@ def test_answers_that_are_no_rows_are_given_for_columns_only(served):
     assert given["outputs"]["sum"] == as_json(loaded(features)["sum"])
     rows = [{n: v[i] for n, v in features.items()} for i in range(3)]
     status, _, given = ask(application, f"{MODEL}:predict", {"instances": rows})
-    assert status == 400
-    assert "does not answer row by row" in given["error"]
+    assert (status, "does not answer row by row" in given["error"]) == (400, True)
 
 
 def test_records_come_as_base64(tmp_path):
@@ -324,15 +323,17 @@ def test_features_in_one_another_may_come_in_rows(tmp_path):
         answers = (features["a"]["x"] + features["a"]["y"]) * weight
         return est.EstimatorSpec(mode, predictions=answers, loss=weight)
 
-    x = np.float32([1, 2])
-    estimator = est.Estimator(model_fn, tmp_path / "model")
-    estimator.train(lambda: {"a": {"x": x, "y": x}}, steps=1)
+    features = {"a": dict.fromkeys("xy", np.float32([1, 2]))}
+    estimator = est.Estimator(model_fn, tmp_path / "model").train(lambda: features, steps=1)
     estimator.export_saved_model(tmp_path / "exports")
-    application = est.export.RestApplication(
-        est.export.ServedModel(tmp_path / "exports", reload_secs=None)
-    )
-    body = {"instances": [{"a": {"x": 1.0, "y": 2.0}}, {"a": {"x": 3.0, "y": 4.0}}]}
+    model = est.export.ServedModel(tmp_path / "exports", 0, reload_secs=None)
+    application = est.export.RestApplication(model)
+    rows = [{"x": 1.0, "y": 2.0}, {"x": 3.0, "y": 4.0}]
+    body = {"instances": [{"a": row} for row in rows]}
     assert ask(application, f"{MODEL}:predict", body)[2] == {"predictions": [3.0, 7.0]}
+    rows[0]["z"] = 1.0
+    wanted = {"error": "The model takes no feature 'a/z'."}
+    assert ask(application, f"{MODEL}:predict", body)[::2] == (400, wanted)
 
 
 def test_a_server_may_wait_for_the_first_export(served, tmp_path):

@@ -183,6 +183,24 @@ def test_a_link_to_an_export_is_followed_anew(exports, tmp_path):
     assert (model.current.number, model.current.loaded.global_step) == (new.name, 2)
 
 
+def test_an_export_that_is_replaced_under_its_name_is_read_anew(exports, tmp_path, caplog):
+    (old, _), (new, after) = exports
+    path = copied(old, tmp_path, "1700000001")
+    model = est.export.ServedModel(tmp_path, reload_secs=None)
+    shutil.copytree(new, path, dirs_exist_ok=True)
+    model.refresh()
+    assert model.current.ask({"x": X})["y"].tolist() == after
+    held = model.current
+    model.refresh()
+    assert model.current is held
+    copied(old, tmp_path, "1700000000")
+    (path / "export.json").write_bytes(b"{}")
+    for _ in range(2):
+        model.refresh()
+        assert model.current is held
+    assert caplog.text.count("1700000001 is not served") == 1
+
+
 SLOW = """
 import sys, time
 from estimator.command_line import main
