@@ -204,7 +204,7 @@ class ExportedMode:
             type(failure).__name__,
             str(failure).partition("\n")[0],
         )
-        made = []
+        made: list[dict[str, Any]] = []
         for size in self.batch_sizes:
             try:
                 traced = self._traced(step, size)
@@ -212,7 +212,10 @@ class ExportedMode:
                 raise ValueError(
                     f"The model cannot be exported for batches of {size} rows: {error}"
                 ) from error
-            if not (_answers_by_rows(traced, size) and self._is_rowwise(step, traced)):
+            is_tried = bool(made)  # once, for all sizes
+            if not (
+                _answers_by_rows(traced, size) and (is_tried or self._is_rowwise(step, traced))
+            ):
                 raise ValueError(  # what fills up would count in them
                     f"The signature {signature!r} cannot be exported for batches of {size} rows, "
                     f"since it does not answer row by row, and requests are filled up: {failure}"

@@ -24,11 +24,16 @@ from estimator.export_files import write_aside
 from estimator.loaded_mode import RECORDS, Input, LoadedMode
 from estimator.loaded_model import LoadedModel
 from estimator.tensorflow_forms import Graph, tensorflow_form
-from estimator.tensorflow_requests import check_saved_model, fill_of, tensor_names, tensor_specs
+from estimator.tensorflow_requests import (
+    check_saved_model,
+    fill_of,
+    nested,
+    tensor_names,
+    tensor_specs,
+)
 
 # The modules that hold the forms of recipes of other packages.
 _FORMS = ("feature_columns.columns_in_tensorflow", "canned.models_in_tensorflow")
-PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write_saved_model(
@@ -117,7 +122,7 @@ class _SignatureGraph:
             exported.call,
             polymorphic_shapes=list(jax.tree.unflatten(exported.in_tree, shapes)[0]),
             with_gradient=False,
-            native_serialization_platforms=PLATFORMS,
+            native_serialization_platforms=exported.platforms,
         )
 
     def traced(self) -> Any:
@@ -135,7 +140,7 @@ class _SignatureGraph:
             place = mode.inputs[i].place
             if place in given:
                 given[place] = tensorflow_form(check, self._graph, given[place])
-        features = _nested(mode, given)
+        features = nested(given)
         arrays = [self._cast(given[mode.inputs[i].place], mode.inputs[i]) for i in mode.used]
         made = [tensorflow_form(recipe, self._graph, features, None) for recipe in mode.host]
         arrays += self._filled_up(made)
@@ -199,20 +204,6 @@ class _SignatureGraph:
 def _placed(mode: LoadedMode, named: Mapping[str, Any]) -> dict[Any, Any]:
     """Returns tensors by their places in a batch."""
     return {place: named[name] for place, name in tensor_names(mode).items()}
-
-
-def _nested(mode: LoadedMode, given: Mapping[Any, Any]) -> Any:
-    """Returns features as the model was given them, of tensors by their places."""
-    features: Any = {}
-    for place, tensor in given.items():
-        path = place[1:]
-        if not path:
-            return tensor
-        inner = features
-        for key in path[:-1]:
-            inner = inner.setdefault(key, {})
-        inner[path[-1]] = tensor
-    return features
 
 
 @contextlib.contextmanager

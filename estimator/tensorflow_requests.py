@@ -7,6 +7,7 @@ where TensorFlow takes that for no name, `_` stands in place of other characters
 import keyword
 import logging
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,23 @@ def fill_of(dtype: Any) -> Any:
     return -1 if dtype.is_integer else False if dtype.is_bool else ""
 
 
+def nested(given: Mapping[Any, Any]) -> Any:
+    """Returns features as a model_fn has them, of what lies at their places.
+
+    >>> nested({("features", "a", "b"): 1, ("features", "c"): 2})
+    {'a': {'b': 1}, 'c': 2}
+    """
+    features: Any = {}
+    for (_, *path), value in given.items():
+        if not path:
+            return value
+        inner = features
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1]] = value
+    return features
+
+
 def check_saved_model(tf: Any, loaded: LoadedModel, directory: str) -> None:
     """Asks a SavedModel the examples of the export it is made of; where there are none, others.
 
@@ -132,20 +150,14 @@ def _made_up(tf: Any, mode: LoadedMode, values: tuple[int, ...]) -> Any:
             for value in values
         ]
         return {RECORDS: [example_record(row) for row in rows]}
-    features: Any = {}
+    given = {}
     for entry in mode.inputs:
-        if not entry.needed:
-            continue
-        dtype = np.dtype(dtype_of(tf, mode, entry).as_numpy_dtype)
-        sizes = [1 if size is None else size for size in (entry.shape or (None, None))[1:]]
-        leaf = np.array([np.full(sizes, _value(dtype, value), dtype) for value in values], dtype)
-        if not entry.path:
-            return leaf
-        inner = features
-        for key in entry.path[:-1]:
-            inner = inner.setdefault(key, {})
-        inner[entry.path[-1]] = leaf
-    return features
+        if entry.needed:
+            dtype = np.dtype(dtype_of(tf, mode, entry).as_numpy_dtype)
+            sizes = [1 if size is None else size for size in (entry.shape or (None, None))[1:]]
+            leaf = [np.full(sizes, _value(dtype, value), dtype) for value in values]
+            given[entry.place] = np.array(leaf, dtype)
+    return nested(given)
 
 
 def _value(dtype: np.dtype, value: int) -> Any:
@@ -160,10 +172,10 @@ def _tensors(tf: Any, mode: LoadedMode, features: Any) -> dict[str, Any]:
         return {RECORDS: tf.constant(features[RECORDS])}
     batch = Batch(features, None)
     leaves = dict(zip(batch.raw_paths, batch.leaves, strict=True))
-    given = {}
-    for name, spec in tensor_specs(tf, mode).items():
-        (place,) = (place for place, known in tensor_names(mode).items() if known == name)
-        given[name] = tf.constant(_dense(leaves[place], fill_of(spec.dtype)), spec.dtype)
+    specs, given = tensor_specs(tf, mode), {}
+    for place, name in tensor_names(mode).items():
+        dtype = specs[name].dtype
+        given[name] = tf.constant(_dense(leaves[place], fill_of(dtype)), dtype)
     return given
 
 

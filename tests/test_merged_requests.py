@@ -217,3 +217,18 @@ def test_whoever_is_answered_waits_for_no_other_call(loaded_of, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(8)))
     assert len(calls) < 80 / 2.5
+
+
+def test_where_it_cannot_be_tried_nothing_is_merged(loaded_of, monkeypatch):
+    _, loaded = loaded_of("rnn")
+    answer = loaded.run
+
+    def run(request):
+        if request.rows == 4:  # what is made up
+            raise ValueError("Error refining shapes")
+        return answer(request)
+
+    monkeypatch.setattr(loaded, "run", run)
+    assert not may_be_merged(loaded, "predict")
+    given = MergedRequests(loaded)({"text": [["good"]], "price": [1.0]}, "predict")
+    assert given["probabilities"].shape == (1, 2)

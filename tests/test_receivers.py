@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import canned
 import estimator as est
 import feature_columns as fc
 from estimator.export import (
@@ -216,3 +217,20 @@ def test_a_spec_refuses_export_outputs_that_are_no_arrays():
             est.EstimatorSpec("infer", np.ones(1), export_outputs={"x": output})
     with pytest.raises(TypeError, match="export_outputs must be a dict of answers by name"):
         est.EstimatorSpec("infer", np.ones(1), export_outputs=PredictOutput(np.ones(1)))
+
+
+def test_records_may_hold_sequences_of_words_and_of_numbers(tmp_path):
+    words = fc.sequence_categorical_column_with_hash_bucket("words", 9)
+    columns = [fc.embedding_column(words, 2), fc.sequence_numeric_column("x")]
+    estimator = canned.RNNClassifier(columns, units=[2], model_dir=tmp_path / "model")
+    features = {"words": [["a", "b"], ["c"]], "x": [[1.0, 2.0], [3.0]]}
+    estimator.train(lambda: (features, [0, 1]), steps=1)
+    receive = est.export.build_parsing_serving_input_receiver_fn(
+        fc.make_parse_example_spec(columns)
+    )
+    loaded = est.export.load(estimator.export_saved_model(tmp_path, receive))
+    rows = [dict(zip(features, row, strict=True)) for row in zip(*features.values(), strict=True)]
+    records = [est.export.example_record(row) for row in rows]
+    (wanted,) = estimator.predict(lambda: features, yield_single_examples=False)
+    given = loaded({"examples": records}, "predict")["logits"]
+    np.testing.assert_allclose(given, wanted["logits"], rtol=1e-6)
